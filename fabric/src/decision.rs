@@ -1,0 +1,104 @@
+//! What a decision is made of: the contract between `decide` and those that act on it.
+
+use arrayvec::ArrayVec;
+use vnet_dataplane::{ActionList, FiveTuple, FunctionId, PortId, Reason, TunnelId};
+
+use crate::trace::RuleId;
+
+/// At most this many stateful functions lie on one folded way: two NSG points and two firewalls, with room.
+pub const FUNCTIONS_MAX: usize = 6;
+
+/// Where a decision ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the device behind a port.
+    Deliver(PortId),
+    /// Into a tunnel; what opens it at the other end is a new flow.
+    Seal(TunnelId),
+    /// Dropped, for exactly one reason.
+    Drop(Reason),
+}
+
+/// The judgement on one packet, and by extension on the flow that it belongs to.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Where it ends.
+    pub verdict: Verdict,
+    /// The rule, route or check that made the verdict.
+    pub decided_by: Option<RuleId>,
+    /// The same as `verdict`, with everything that happens on the way; the last action is terminal.
+    pub actions: ActionList,
+    /// Sessions to open, if the verdict is not Drop.
+    pub opens: ArrayVec<SessionOpen, FUNCTIONS_MAX>,
+    /// Sessions that let the packet pass: the flow keeps them alive.
+    pub passed: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
+    /// Sessions that a rule change has ended (a firewall's; an NSG's never are).
+    pub revoked: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
+    /// NSG and firewall rules, defaults included, that this packet met as the first of its flow: one hit each.
+    pub hits: ArrayVec<RuleId, { 2 * FUNCTIONS_MAX }>,
+}
+
+/// A session to be opened in a stateful function's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOpen {
+    /// Whose session.
+    pub function: FunctionId,
+    /// The tuple as the function saw it, in the direction of the first packet.
+    pub tuple: FiveTuple,
+    /// The rule that allowed it.
+    pub rule: RuleId,
+}
+
+/// Which way a packet runs in the session that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionSide {
+    /// As the first packet did.
+    Original,
+    /// Against it.
+    Reply,
+}
+
+/// A session that a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionFound {
+    /// The packet's direction in it.
+    pub side: SessionSide,
+    /// The tuple of the first packet.
+    pub original: FiveTuple,
+    /// The rule that allowed it.
+    pub rule: RuleId,
+}
+
+/// Read access to the sessions of all stateful functions. `decide` never writes: it says in the
+/// [`Decision`] what to open.
+pub trait SessionView {
+    /// The session of `function` that a packet with this tuple belongs to, in either direction.
+    fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound>;
+}
+
+/// No session anywhere, as for a prediction of a first packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoSessions;
+
+impl SessionView for NoSessions {
+    fn find(&self, _function: FunctionId, _tuple: &FiveTuple) -> Option<SessionFound> {
+        None
+    }
+}
+
+/// The sessions that earlier decisions would have opened: how a prediction asks for the reply.
+impl SessionView for Vec<SessionOpen> {
+    fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound> {
+        let reversed = tuple.reversed();
+        self.iter().filter(|open| open.function == function).find_map(|open| {
+            let side = if open.tuple == *tuple {
+                SessionSide::Original
+            } else if open.tuple == reversed {
+                SessionSide::Reply
+            } else {
+                return None;
+            };
+            Some(SessionFound { side, original: open.tuple, rule: open.rule })
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! Azure's policy as a pure function: `control` is the state machine of what is in force, `compile` turns a
+//! topology and that state into a [`Snapshot`](snapshot::Snapshot), `decide` judges one packet by it.
+#![forbid(unsafe_code)]
+
+pub mod decision;
+pub mod trace;
+
+pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
+pub use trace::{NoTrace, RuleId, RuleRef, Step, Trace};
