@@ -1,1 +1,4 @@
 //! vnetd.
+
+pub mod api;
+pub mod metrics;

@@ -1,0 +1,38 @@
+//! The API's wire types: what vnetctl asks and what vnetd answers, as JSON. No logic but parsing and printing.
+//!
+//! Times are in milliseconds or microseconds as the name says, sizes in bytes, rates in megabits a second of IP
+//! packets. Property names are in camelCase.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod exec;
+pub mod lab;
+pub mod live;
+pub mod probe;
+pub mod service;
+
+pub use error::{Diagnostic, ErrorBody, Severity};
+pub use exec::{ExecEvent, ExecInput, ExecRequest};
+pub use lab::{
+    ApplyEvent, ApplyReport, ApplyRequest, Change, ChangeKind, Check, CheckStatus, DoctorReport, DownReport,
+    Health, LabSummary, PlanReport, Progress, ProgressState, Resource, TopologyFile, ValidateReport,
+};
+pub use live::{
+    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, LogReport,
+    PeerConfig, TunnelState, TunnelStatus,
+};
+pub use probe::{
+    ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,
+    ProbeRequest, ProbeResult, RttSummary, TestEvent, TestSummary, TrafficEvent, TrafficInterval,
+    TrafficReport, TrafficRequest,
+};
+pub use service::{Protocol, Service, ServiceError};
+
+/// Where the daemon listens when nothing else is said and it runs as a system service.
+pub const SYSTEM_SOCKET: &str = "/run/vnetd/vnetd.sock";
+
+/// Name of the socket below `XDG_RUNTIME_DIR`, for a daemon without `/run/vnetd`.
+pub const RUNTIME_SOCKET: &str = "vnetd/vnetd.sock";
+
+/// Media type of a stream of one JSON object a line.
+pub const NDJSON: &str = "application/x-ndjson";

@@ -1,0 +1,74 @@
+//! Errors as the API answers them: a status and a body.
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use vnet_api::{Diagnostic, ErrorBody};
+
+/// A request that was refused or failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{body}")]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// What the client reads.
+    pub body: ErrorBody,
+}
+
+impl ApiError {
+    fn of(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
+        ApiError { status, body: ErrorBody::new(code, message) }
+    }
+
+    /// 404: no lab of this name runs.
+    pub fn lab_not_found(lab: &str) -> ApiError {
+        ApiError::of(StatusCode::NOT_FOUND, "LabNotFound", format!("No lab named '{lab}' runs here."))
+    }
+
+    /// 404: the lab runs, and has no such thing.
+    pub fn not_found(kind: &str, name: &str) -> ApiError {
+        ApiError::of(StatusCode::NOT_FOUND, "ResourceNotFound", format!("The lab has no {kind} '{name}'."))
+    }
+
+    /// 404 with the finder's own words.
+    pub fn unresolved(message: impl Into<String>) -> ApiError {
+        ApiError::of(StatusCode::NOT_FOUND, "ResourceNotFound", message)
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::of(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// 409: the lab is being changed by somebody else, or is in the wrong state for this.
+    pub fn conflict(message: impl Into<String>) -> ApiError {
+        ApiError::of(StatusCode::CONFLICT, "Conflict", message)
+    }
+
+    /// 422: the topology file is refused.
+    pub fn refused(diagnostics: Vec<Diagnostic>) -> ApiError {
+        let code = diagnostics.first().map_or("InvalidTopology", |first| first.code.as_str()).to_owned();
+        let message = match diagnostics.len() {
+            1 => "The topology file has an error.".to_owned(),
+            count => format!("The topology file has {count} errors."),
+        };
+        ApiError { status: StatusCode::UNPROCESSABLE_ENTITY, body: ErrorBody { code, message, diagnostics } }
+    }
+
+    /// 503: the host lacks what this needs.
+    pub fn unavailable(message: impl Into<String>) -> ApiError {
+        ApiError::of(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message)
+    }
+
+    /// 500: the daemon failed.
+    pub fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::of(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let text = serde_json::to_vec(&self.body).expect("strings and numbers always make JSON");
+        (self.status, [(CONTENT_TYPE, "application/json")], text).into_response()
+    }
+}

@@ -1,0 +1,8 @@
+//! Prometheus metrics, built at scrape from a snapshot of the labs' counters.
+
+mod counters;
+
+pub use counters::{
+    Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
+    SnatPorts, Traffic, TunnelCounter, WorkerCounter,
+};
