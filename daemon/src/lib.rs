@@ -1,4 +1,9 @@
-//! vnetd.
+//! vnetd: the daemon that gives an Azure network design on one Linux host real packets.
+//!
+//! The only crate of the project with input, output and `unsafe`: everything that touches the kernel lies in
+//! [`host`] (namespaces, netlink, processes, state files) and [`io`] (the packet descriptors).
 
 pub mod api;
+pub mod host;
+pub mod io;
 pub mod metrics;

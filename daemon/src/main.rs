@@ -1,2 +1,3 @@
+//! vnetd.
 //! Placeholder.
 fn main() {}

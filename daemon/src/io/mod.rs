@@ -1,0 +1,3 @@
+//! The descriptors that packets pass through.
+
+pub mod tun;
