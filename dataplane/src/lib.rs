@@ -5,12 +5,19 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod checksum;
+pub mod packet;
 pub mod port;
 pub mod reason;
 pub mod time;
 pub mod tuple;
 
+#[cfg(test)]
+mod testing;
+
 pub use action::{Action, ActionList};
+pub use checksum::ChecksumState;
+pub use packet::{Embedded, Fragment, Headers, IpVersion, Malformed};
 pub use port::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 pub use reason::Reason;
 pub use time::Nanos;
