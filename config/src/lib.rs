@@ -1,2 +1,6 @@
-//! config
+//! The topology file: its types, parsing with positions, validation, differences and JSON Schema.
 #![forbid(unsafe_code)]
+
+pub mod model;
+
+pub use model::Topology;
