@@ -6,4 +6,6 @@
 pub mod api;
 pub mod host;
 pub mod io;
+pub mod logging;
 pub mod metrics;
+pub mod notify;

@@ -1,8 +1,12 @@
 //! Prometheus metrics, built at scrape from a snapshot of the labs' counters.
 
 mod counters;
+mod render;
+#[cfg(test)]
+mod tests;
 
 pub use counters::{
     Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
     SnatPorts, Traffic, TunnelCounter, WorkerCounter,
 };
+pub use render::Metrics;
