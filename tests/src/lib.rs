@@ -1,2 +1,8 @@
-//! tests
+//! What holds the fabric to Azure's behaviour: a plain reference model, worked examples as data, and a
+//! generator of random topologies for property tests.
+//!
+//! The model is written apart from `vnet-fabric`: it reads the topology file's structure by itself, scans
+//! linearly and caches nothing. Where the two disagree, one of them misreads Azure.
 #![forbid(unsafe_code)]
+
+pub mod model;

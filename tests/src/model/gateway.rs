@@ -1,0 +1,177 @@
+//! VPN gateways without BGP: whose gateway a network uses, what it knows, and where its tunnels lead.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use vnet_dataplane::Reason;
+
+use super::lab::{Connection, Lab};
+use super::peering;
+
+/// The network's own VPN gateway.
+pub fn own<'a>(lab: &'a Lab, vnet: &str) -> Option<&'a str> {
+    let mut all = lab.virtual_network_gateways.iter();
+    all.find(|(_, gateway)| gateway.virtual_network == vnet && gateway.gateway_type == "Vpn")
+        .map(|(name, _)| name.as_str())
+}
+
+/// The gateway that a network uses and the network in which it stands: its own, or by gateway transit a peer's.
+pub fn effective<'a>(lab: &'a Lab, vnet: &'a str) -> Option<(&'a str, &'a str)> {
+    if let Some(gateway) = own(lab, vnet) {
+        return Some((gateway, vnet));
+    }
+    for remote in peering::peers(lab, vnet) {
+        let (here, there) = peering::connected(lab, vnet, remote).expect("a working peering has both halves");
+        if here.use_remote_gateways && there.allow_gateway_transit {
+            return own(lab, remote).map(|gateway| (gateway, remote));
+        }
+    }
+    None
+}
+
+/// Networks that use the gateway of `hub` by transit.
+pub fn users<'a>(lab: &'a Lab, hub: &'a str) -> impl Iterator<Item = &'a str> {
+    peering::peers(lab, hub).filter(move |spoke| effective(lab, spoke).is_some_and(|(_, at)| at == hub))
+}
+
+/// Prefixes that a connection's far side is known to hold: the local network gateway's, or the ranges of the
+/// other gateway's own network.
+pub fn behind<'a>(lab: &'a Lab, connection: &Connection) -> &'a [IpNet] {
+    if let Some(site) = &connection.local_network_gateway2 {
+        return lab.local_network_gateways[site.as_str()].local_network_address_space.list();
+    }
+    let Some(other) = &connection.virtual_network_gateway2 else { return &[] };
+    lab.vnet(&lab.virtual_network_gateways[other.as_str()].virtual_network).address_space.list()
+}
+
+/// The gateway routes that a network gets. A gateway refuses what lies in its own network's ranges or in those
+/// of the networks that use it.
+pub fn learned_by(lab: &Lab, vnet: &str) -> Vec<IpNet> {
+    let Some((gateway, hub)) = effective(lab, vnet) else { return Vec::new() };
+    let mut taken: Vec<IpNet> = lab.vnet(hub).address_space.list().to_vec();
+    for user in users(lab, hub) {
+        taken.extend(lab.vnet(user).address_space.list());
+    }
+    let mut learned: Vec<IpNet> = Vec::new();
+    for connection in
+        lab.connections.values().filter(|connection| connection.virtual_network_gateway1 == gateway)
+    {
+        for prefix in behind(lab, connection) {
+            if !learned.contains(prefix) && !taken.iter().any(|range| range.contains(prefix)) {
+                learned.push(*prefix);
+            }
+        }
+    }
+    learned
+}
+
+/// The connection of a gateway that leads to an address: the longest prefix decides.
+pub fn towards<'a>(lab: &'a Lab, gateway: &str, destination: IpAddr) -> Option<(&'a str, &'a Connection)> {
+    let mut best: Option<(u8, &str, &Connection)> = None;
+    for (name, connection) in &lab.connections {
+        if connection.virtual_network_gateway1 != gateway {
+            continue;
+        }
+        for prefix in behind(lab, connection).iter().filter(|prefix| prefix.contains(&destination)) {
+            if best.is_none_or(|(length, ..)| prefix.prefix_len() > length) {
+                best = Some((prefix.prefix_len(), name, connection));
+            }
+        }
+    }
+    best.map(|(_, name, connection)| (name, connection))
+}
+
+/// The connection that the other gateway of a Vnet2Vnet pair holds.
+pub fn counterpart<'a>(lab: &'a Lab, connection: &Connection) -> Option<&'a Connection> {
+    let other = connection.virtual_network_gateway2.as_deref()?;
+    lab.connections.values().find(|candidate| {
+        candidate.virtual_network_gateway1 == other
+            && candidate.virtual_network_gateway2.as_deref() == Some(&connection.virtual_network_gateway1)
+    })
+}
+
+/// The site at which a connection ends: the one whose device has the local network gateway's address.
+pub fn site_of<'a>(lab: &'a Lab, connection: &Connection) -> Option<&'a str> {
+    let local = &lab.local_network_gateways[connection.local_network_gateway2.as_deref()?];
+    let mut sites = lab.on_premises_sites.iter();
+    sites
+        .find(|(_, site)| {
+            site.vpn_device.as_ref().map(|device| device.public) == local.gateway_ip_address
+                && local.gateway_ip_address.is_some()
+        })
+        .map(|(name, _)| name.as_str())
+}
+
+/// Where a tunnel lets a packet out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FarEnd {
+    /// At another gateway.
+    Gateway(String),
+    /// At a site's device.
+    Site(String),
+}
+
+/// Sends a packet of this source through a connection of a gateway.
+///
+/// # Errors
+/// `TunnelDown` where the far side is missing or has another key; `PrefixNotAllowed` where it doesn't know
+/// the source.
+pub fn pass(lab: &Lab, connection: &Connection, source: IpAddr) -> Result<FarEnd, Reason> {
+    if let Some(other) = &connection.virtual_network_gateway2 {
+        let back = counterpart(lab, connection).ok_or(Reason::TunnelDown)?;
+        if back.shared_key != connection.shared_key {
+            return Err(Reason::TunnelDown);
+        }
+        if !behind(lab, back).iter().any(|prefix| prefix.contains(&source)) {
+            return Err(Reason::PrefixNotAllowed);
+        }
+        return Ok(FarEnd::Gateway(other.clone()));
+    }
+    let site = agreed_site(lab, connection)?;
+    if !routed_by_site(lab, site, connection).iter().any(|prefix| prefix.contains(&source)) {
+        return Err(Reason::PrefixNotAllowed);
+    }
+    Ok(FarEnd::Site(site.to_owned()))
+}
+
+/// The site at which a connection ends, if its device has the connection's key.
+///
+/// # Errors
+/// `TunnelDown`.
+pub fn agreed_site<'a>(lab: &'a Lab, connection: &Connection) -> Result<&'a str, Reason> {
+    let site = site_of(lab, connection).ok_or(Reason::TunnelDown)?;
+    let key = lab.on_premises_sites[site].vpn_device.as_ref().map(|device| &device.shared_key);
+    let differs = key.is_some_and(|key| !key.is_null() && *key != connection.shared_key);
+    if differs { Err(Reason::TunnelDown) } else { Ok(site) }
+}
+
+/// What a site's device routes into a connection's tunnel: what the user says, or what the gateway would
+/// advertise: its own network's ranges and those of the networks that use it.
+pub fn routed_by_site(lab: &Lab, site: &str, connection: &Connection) -> Vec<IpNet> {
+    let device = lab.on_premises_sites[site].vpn_device.as_ref();
+    if let Some(said) = device.and_then(|device| device.remote_address_space.as_ref()) {
+        return said.list().to_vec();
+    }
+    let hub = &lab.virtual_network_gateways[connection.virtual_network_gateway1.as_str()].virtual_network;
+    let mut prefixes = lab.vnet(hub).address_space.list().to_vec();
+    for user in users(lab, hub) {
+        prefixes.extend(lab.vnet(user).address_space.list());
+    }
+    prefixes
+}
+
+/// The connection by which a site's device sends to an address.
+pub fn from_site<'a>(lab: &'a Lab, site: &str, destination: IpAddr) -> Option<&'a Connection> {
+    let mut best: Option<(u8, &Connection)> = None;
+    for connection in lab.connections.values() {
+        if site_of(lab, connection) != Some(site) {
+            continue;
+        }
+        for prefix in routed_by_site(lab, site, connection) {
+            if prefix.contains(&destination) && best.is_none_or(|(length, _)| prefix.prefix_len() > length) {
+                best = Some((prefix.prefix_len(), connection));
+            }
+        }
+    }
+    best.map(|(_, connection)| connection)
+}

@@ -1,0 +1,17 @@
+//! The reference model: Azure's rules as a naive interpreter of the topology file.
+//!
+//! It answers for the state to which a fresh `up` converges: every peering whose two halves exist is
+//! Connected, dynamic addresses are the lowest free ones in the file's order, tunnels are up where both
+//! sides agree, and there is no BGP.
+
+pub mod firewall;
+pub mod gateway;
+pub mod lab;
+pub mod nsg;
+pub mod peering;
+pub mod routes;
+pub mod walk;
+
+pub use lab::Lab;
+pub use routes::{Hop, Row, Source};
+pub use walk::{Ending, Endpoint, Packet, Way};
