@@ -58,7 +58,12 @@ impl Captured {
         command.args(["-n", "-v", "-r"]).arg(&self.file).arg(filter);
         let output = process::output(&mut command, Duration::from_secs(60))?.ok()?;
         // With -v a packet takes several lines: continuations are indented.
-        Ok(output.stdout.lines().filter(|line| !line.starts_with(char::is_whitespace)).map(str::to_owned).collect())
+        Ok(output
+            .stdout
+            .lines()
+            .filter(|line| !line.starts_with(char::is_whitespace))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// How many packets match a filter.

@@ -69,7 +69,10 @@ impl Report {
     }
 
     fn number(&self, pointer: &str) -> Result<f64> {
-        self.0.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("the report has no {pointer}"))
+        self.0
+            .pointer(pointer)
+            .and_then(Value::as_f64)
+            .with_context(|| format!("the report has no {pointer}"))
     }
 }
 
@@ -79,9 +82,7 @@ mod tests {
 
     #[test]
     fn sums_silent_intervals() {
-        let interval = |start: f64, rate: f64| {
-            serde_json::json!({"sum": {"start": start, "end": start + 0.5, "bits_per_second": rate}})
-        };
+        let interval = |start: f64, rate: f64| serde_json::json!({"sum": {"start": start, "end": start + 0.5, "bits_per_second": rate}});
         let intervals = [(0.0, 1.0), (0.5, 0.0), (1.0, 0.0), (1.5, 9.0), (2.0, 0.0)];
         let report = Report(serde_json::json!({
             "intervals": intervals.iter().map(|(start, rate)| interval(*start, *rate)).collect::<Vec<_>>()

@@ -32,7 +32,11 @@ pub struct Scrape(pub Vec<Sample>);
 impl Scrape {
     /// The sum of the samples of `name` that carry all of `labels`; 0 where there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.0.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|sample| sample.value).sum()
+        self.0
+            .iter()
+            .filter(|sample| sample.name == name && sample.has(labels))
+            .map(|sample| sample.value)
+            .sum()
     }
 
     /// Whether there is a sample of this name.
@@ -93,7 +97,8 @@ fn quoted(text: &str) -> Option<(String, usize)> {
 /// # Errors
 /// Nothing answers, or not with status 200.
 pub fn get(socket: &Path, path: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

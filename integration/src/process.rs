@@ -125,14 +125,21 @@ impl Running {
         Running::launch(command)
     }
 
+    /// Starts a command whose output the caller has directed elsewhere.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start_logged(command: &mut Command) -> Result<Running> {
+        Running::spawn(command.stdin(Stdio::null()))
+    }
+
     fn launch(command: &mut Command) -> Result<Running> {
+        Running::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Result<Running> {
         let name = describe(command);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {name}"))?;
         let stdout = child.stdout.take().map(Collected::read).unwrap_or_default();
         let stderr = child.stderr.take().map(Collected::read).unwrap_or_default();
         let stdin = child.stdin.take();

@@ -1,8 +1,8 @@
 //! The project's own chores: `cargo xtask test`, and what else a maintainer does by one command.
 #![forbid(unsafe_code)]
 
+mod command;
 mod packages;
-mod process;
 mod test;
 
 use std::process::ExitCode;

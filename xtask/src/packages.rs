@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
-use crate::process::{is_present, run};
+use crate::command::{is_present, run};
 
 /// A Debian package and a program of it: where the program is, the package counts as installed.
 struct Package {

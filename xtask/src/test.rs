@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
+use vnet_integration::process;
 
+use crate::command::{cargo, is_present, run};
 use crate::packages;
-use crate::process::{cargo, is_present, run, run_lines};
 
 /// What `cargo xtask test` takes.
 #[derive(Args)]
@@ -135,7 +136,7 @@ fn tests(arguments: &TestArguments) -> Result<Tally> {
         TESTS_LIMIT
     };
     let mut tally = Tally::default();
-    let status = run_lines(&mut command, limit, |line| {
+    let status = process::lines(&mut command, limit, |line| {
         println!("{line}");
         tally.line(line);
     })?;

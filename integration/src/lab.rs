@@ -1,0 +1,474 @@
+//! A daemon of the lab's own, and a lab that runs on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::binaries::{Binaries, binaries};
+use crate::capture::Capture;
+use crate::metrics::{self, Scrape};
+use crate::process::{self, Output, Running};
+use crate::wait::wait_until;
+
+/// How long any one command may take.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon with a socket and a state folder of its own; its clones are the same daemon.
+#[derive(Clone)]
+pub struct Daemon {
+    shared: Arc<Mutex<Option<Running>>>,
+    binaries: Binaries,
+    folder: PathBuf,
+    log: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Daemon {
+    /// Starts one whose files lie in `folder`; what it logs is appended to `log`.
+    ///
+    /// # Errors
+    /// It does not answer on its socket.
+    pub fn start(folder: &Path, log: &Path) -> Result<Daemon> {
+        Daemon::start_with(folder, log, binaries()?, &[])
+    }
+
+    /// Starts one of these programs with further environment variables.
+    ///
+    /// # Errors
+    /// It does not answer on its socket.
+    pub fn start_with(
+        folder: &Path,
+        log: &Path,
+        binaries: Binaries,
+        environment: &[(&str, &str)],
+    ) -> Result<Daemon> {
+        fs::create_dir_all(folder)?;
+        let daemon = Daemon {
+            shared: Arc::default(),
+            binaries,
+            folder: folder.to_owned(),
+            log: log.to_owned(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        daemon.run()?;
+        Ok(daemon)
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("vnetd.sock")
+    }
+
+    /// Where its state lies.
+    pub fn state_folder(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The command line that it is started by, each time the same.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.binaries.vnetd);
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--state-dir")
+            .arg(self.state_folder())
+            .args(["--metrics", "127.0.0.1:0"])
+            .env_remove("NOTIFY_SOCKET")
+            .env("RUST_BACKTRACE", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts it, the first time or after its end.
+    ///
+    /// # Errors
+    /// It does not answer on its socket.
+    pub fn run(&self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(&self.log)?;
+        let mut command = self.command();
+        command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
+        let running = Running::start_logged(&mut command)?;
+        *self.lock() = Some(running);
+        wait_until("the daemon answers", Duration::from_secs(20), || {
+            Ok(!self.is_alive() || metrics::get(&self.socket(), "/metrics").is_ok())
+        })?;
+        ensure!(self.is_alive(), "the daemon ended: {}", tail(&self.log(), 20));
+        Ok(())
+    }
+
+    /// Whether its process runs.
+    pub fn is_alive(&self) -> bool {
+        self.lock().as_mut().is_some_and(Running::is_alive)
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.lock().as_ref().map(Running::pid).context("the daemon does not run")
+    }
+
+    /// `kill -9`.
+    pub fn kill(&self) {
+        // Running's drop kills and reaps.
+        *self.lock() = None;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(running) = self.lock().as_ref() {
+            running.signal(signal);
+        }
+    }
+
+    /// Asks it to end, and waits for that.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn stop(&self) -> Result<Output> {
+        let running = self.lock().take().context("the daemon does not run")?;
+        running.stop(Signal::SIGTERM, Duration::from_secs(20))
+    }
+
+    /// A `vnetctl` that talks to it.
+    pub fn ctl(&self) -> Command {
+        let mut command = Command::new(&self.binaries.vnetctl);
+        command.env("VNETD_SOCKET", self.socket()).env_remove("VNETCTL_LAB").env("NO_COLOR", "1");
+        command
+    }
+
+    /// What it says at `/metrics`.
+    ///
+    /// # Errors
+    /// It does not answer, or not in Prometheus' format.
+    pub fn metrics(&self) -> Result<Scrape> {
+        metrics::parse(&metrics::get(&self.socket(), "/metrics")?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Running>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last lines of a text.
+fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// A lab; it is taken down when this is dropped.
+pub struct Lab {
+    daemon: Daemon,
+    name: String,
+    file: PathBuf,
+    artifacts: PathBuf,
+    is_up: bool,
+}
+
+impl Lab {
+    /// A lab of this name that is not up yet; its topology file will lie in `folder`.
+    pub fn new(daemon: Daemon, name: &str, folder: &Path, artifacts: &Path) -> Lab {
+        Lab {
+            daemon,
+            name: name.to_owned(),
+            file: folder.join(format!("{name}.yaml")),
+            artifacts: artifacts.to_owned(),
+            is_up: false,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its daemon.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// Its topology file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The name of the namespace of one of its machines.
+    pub fn namespace(&self, machine: &str) -> String {
+        format!("vnet.{}.{machine}", self.name)
+    }
+
+    /// `vnetctl up` with this topology, under this lab's name.
+    ///
+    /// # Errors
+    /// `vnetctl` could not be run; its own failure is in the output.
+    pub fn up(&mut self, topology: &str) -> Result<Output> {
+        self.write(topology)?;
+        // Half a lab wants a `down` as much as a whole one.
+        self.is_up = true;
+        let file = self.file.clone();
+        self.ctl(&["up", &file.to_string_lossy()])
+    }
+
+    /// `vnetctl apply` with this topology.
+    ///
+    /// # Errors
+    /// `vnetctl` could not be run; its own failure is in the output.
+    pub fn apply(&self, topology: &str) -> Result<Output> {
+        self.write(topology)?;
+        self.ctl(&["apply", &self.file.to_string_lossy()])
+    }
+
+    fn write(&self, topology: &str) -> Result<()> {
+        let (lines, names): (Vec<&str>, Vec<&str>) =
+            topology.lines().partition(|line| !line.starts_with("name:"));
+        ensure!(names.len() == 1, "a topology has one line that begins with name:");
+        fs::write(&self.file, format!("name: {}\n{}\n", self.name, lines.join("\n")))?;
+        Ok(())
+    }
+
+    /// `vnetctl down`.
+    ///
+    /// # Errors
+    /// `vnetctl` could not be run or failed.
+    pub fn down(&mut self) -> Result<Output> {
+        let output = self.ctl(&["down"])?.ok()?;
+        self.is_up = false;
+        Ok(output)
+    }
+
+    /// Any verb of `vnetctl`, for this lab.
+    ///
+    /// # Errors
+    /// `vnetctl` could not be run, or not to its end.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<Output> {
+        self.ctl_within(arguments, COMMAND_LIMIT)
+    }
+
+    /// Any verb of `vnetctl`, within a time.
+    ///
+    /// # Errors
+    /// `vnetctl` could not be run, or not to its end.
+    pub fn ctl_within(&self, arguments: &[&str], limit: Duration) -> Result<Output> {
+        let mut command = self.daemon.ctl();
+        command.env("VNETCTL_LAB", &self.name).args(arguments);
+        process::output(&mut command, limit)
+    }
+
+    /// A verb that must succeed, with `-o json`.
+    ///
+    /// # Errors
+    /// It fails, or prints no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        self.ctl(&all)?.ok()?.json()
+    }
+
+    /// What `path` predicts; its exit code may say deny.
+    ///
+    /// # Errors
+    /// It prints no JSON.
+    pub fn path(&self, from: &str, to: &str, service: &str) -> Result<Value> {
+        self.ctl(&["path", from, to, service, "-o", "json"])?.json()
+    }
+
+    /// `vnetctl exec`: runs a program inside a machine to its end.
+    ///
+    /// # Errors
+    /// It could not be run, or not to its end.
+    pub fn exec(&self, machine: &str, arguments: &[&str]) -> Result<Output> {
+        self.exec_within(machine, arguments, COMMAND_LIMIT)
+    }
+
+    /// As [`Lab::exec`], within a time.
+    ///
+    /// # Errors
+    /// It could not be run, or not to its end.
+    pub fn exec_within(&self, machine: &str, arguments: &[&str], limit: Duration) -> Result<Output> {
+        Running::start(&mut self.exec_command(machine, arguments))?.finish(limit)
+    }
+
+    /// `vnetctl exec`: starts a program inside a machine.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn spawn(&self, machine: &str, arguments: &[&str]) -> Result<Running> {
+        Running::start(&mut self.exec_command(machine, arguments))
+    }
+
+    fn exec_command(&self, machine: &str, arguments: &[&str]) -> Command {
+        let mut command = self.daemon.ctl();
+        command.env("VNETCTL_LAB", &self.name).args(["exec", machine, "--"]).args(arguments);
+        command
+    }
+
+    /// Starts a program in a machine's namespace without the daemon's help: it does not notice when the daemon dies.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn spawn_apart(&self, machine: &str, arguments: &[&str]) -> Result<Running> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(machine)]).args(arguments);
+        Running::start(&mut command)
+    }
+
+    /// Starts a server inside a machine and waits until it listens on a TCP port.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn serve(&self, machine: &str, port: u16, arguments: &[&str]) -> Result<Running> {
+        let mut server = self.spawn_apart(machine, arguments)?;
+        self.wait_listening(machine, port, "-Hltn", &mut server)?;
+        Ok(server)
+    }
+
+    /// As [`Lab::serve`] for a UDP port.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn serve_udp(&self, machine: &str, port: u16, arguments: &[&str]) -> Result<Running> {
+        let mut server = self.spawn_apart(machine, arguments)?;
+        self.wait_listening(machine, port, "-Hlun", &mut server)?;
+        Ok(server)
+    }
+
+    fn wait_listening(&self, machine: &str, port: u16, flags: &str, server: &mut Running) -> Result<()> {
+        let filter = format!("sport = :{port}");
+        wait_until(&format!("{machine} listens on {port}"), Duration::from_secs(10), || {
+            if !server.is_alive() {
+                bail!("the server ended: {}{}", server.stdout(), server.stderr());
+            }
+            let mut ss = Command::new("ip");
+            ss.args(["netns", "exec", &self.namespace(machine), "ss", flags, &filter]);
+            Ok(!process::output(&mut ss, COMMAND_LIMIT)?.ok()?.stdout.trim().is_empty())
+        })
+    }
+
+    /// Real ping: whether an answer comes within the time; tries until then.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn expect_ping(&self, from: &str, to: &str) -> Result<()> {
+        wait_until(&format!("{from} reaches {to} by ping"), Duration::from_secs(10), || {
+            Ok(self.exec(from, &["ping", "-n", "-c", "1", "-W", "1", to])?.success())
+        })
+    }
+
+    /// Real ping: none of three is answered.
+    ///
+    /// # Errors
+    /// One was.
+    pub fn expect_no_ping(&self, from: &str, to: &str) -> Result<()> {
+        let output = self.exec(from, &["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", to])?;
+        ensure!(output.code == 1, "{from} must not reach {to}:\n{}{}", output.stdout, output.stderr);
+        Ok(())
+    }
+
+    /// Whether a real TCP connection opens within 2 s.
+    ///
+    /// # Errors
+    /// nc could not be run.
+    pub fn connects(&self, from: &str, to: &str, port: u16) -> Result<bool> {
+        Ok(self.exec(from, &["nc", "-n", "-z", "-w", "2", to, &port.to_string()])?.success())
+    }
+
+    /// What this lab's metrics add up to.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let mut all = vec![("lab", self.name.as_str())];
+        all.extend(labels);
+        Ok(self.daemon.metrics()?.sum(name, &all))
+    }
+
+    /// Packets dropped for a reason so far.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn drops(&self, reason: &str) -> Result<f64> {
+        self.metric("vnet_drops_total", &[("reason", reason)])
+    }
+
+    /// Runs `action`, which must add to the drops of a reason.
+    ///
+    /// # Errors
+    /// `action` fails, or there is no such drop within 5 s.
+    pub fn expect_drop<T>(&self, reason: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.drops(reason)?;
+        let result = action()?;
+        wait_until(&format!("a drop for {reason}"), Duration::from_secs(5), || {
+            Ok(self.drops(reason)? > before)
+        })
+        .with_context(|| self.ctl(&["drops"]).map(|output| output.stdout).unwrap_or_default())?;
+        Ok(result)
+    }
+
+    /// Starts a capture in a namespace of the lab, `internet` too.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn capture(&self, machine: &str, interface: &str, filter: &str) -> Result<Capture> {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let file = self.artifacts.join(format!("{machine}-{interface}-{number}.pcap"));
+        Capture::start(&self.namespace(machine), interface, filter, &file)
+    }
+
+    /// Waits until every tunnel of the lab is connected, seen from both ends.
+    ///
+    /// # Errors
+    /// One is not within 30 s.
+    pub fn wait_tunnels(&self) -> Result<()> {
+        wait_until("the tunnels are up", Duration::from_secs(30), || {
+            let report = self.json(&["gateway", "status"])?;
+            let tunnels = report["value"].as_array().context("no list of tunnels")?;
+            Ok(!tunnels.is_empty() && tunnels.iter().all(|tunnel| tunnel["state"] == "Connected"))
+        })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.is_up {
+            return;
+        }
+        if !self.daemon.is_alive() && self.daemon.run().is_err() {
+            return;
+        }
+        for (verb, file) in [("drops", "drops.txt"), ("flows", "flows.txt"), ("show", "show.txt")] {
+            if let Ok(output) = self.ctl(&[verb]) {
+                let _ = fs::write(self.artifacts.join(format!("{}-{file}", self.name)), output.stdout);
+            }
+        }
+        let _ = fs::copy(&self.file, self.artifacts.join(format!("{}.yaml", self.name)));
+        if let Err(error) = self.down() {
+            // The scene finds what is left and fails for it.
+            eprintln!("{}: {error:#}", self.name);
+        }
+    }
+}
+
+/// A topology with one part of its text changed.
+///
+/// # Panics
+/// The text does not hold `from` exactly once: the lab's own mistake.
+pub fn edited(topology: &str, from: &str, to: &str) -> String {
+    assert_eq!(topology.matches(from).count(), 1, "{from:?} must stand in the topology once");
+    topology.replacen(from, to, 1)
+}

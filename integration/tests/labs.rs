@@ -1,0 +1,33 @@
+//! The labs: real namespaces, real programs. One that this machine cannot run shows as ignored, with the reason.
+
+#[path = "labs/peering.rs"]
+mod peering;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use vnet_integration::suite::Lab;
+use vnet_integration::{binaries, host};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Labs mostly wait: a few side by side even on a small machine.
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    arguments.test_threads.get_or_insert(processors.clamp(2, 4));
+
+    let labs: Vec<Lab> = [peering::LABS].concat();
+    let runs_any = !arguments.list && labs.iter().any(|lab| lab.obstacle().is_none());
+    if runs_any {
+        host::sweep_dead_runs();
+        if let Err(error) = binaries::binaries() {
+            eprintln!("cannot build vnetd and vnetctl: {error:#}");
+            std::process::exit(101);
+        }
+    }
+    libtest_mimic::run(&arguments, labs.into_iter().map(trial).collect()).exit();
+}
+
+fn trial(lab: Lab) -> Trial {
+    Trial::ignorable_test(lab.name, move || match lab.obstacle() {
+        Some(obstacle) => Ok(Completion::ignored_with(obstacle)),
+        None => lab.run().map(|()| Completion::Completed).map_err(|error| format!("{error:#}").into()),
+    })
+}
