@@ -2,8 +2,15 @@
 //! topology and that state into a [`Snapshot`](snapshot::Snapshot), `decide` judges one packet by it.
 #![forbid(unsafe_code)]
 
+pub mod azure_rule;
+pub mod compile;
+pub mod control;
 pub mod decision;
+pub mod snapshot;
 pub mod trace;
 
+pub use compile::{compile, converge};
+pub use control::{Effect, Event, State};
 pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
+pub use snapshot::Snapshot;
 pub use trace::{NoTrace, RuleId, RuleRef, Step, Trace};

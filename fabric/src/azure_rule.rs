@@ -1,0 +1,129 @@
+//! The rules of Azure that the code implements, by their ids in docs/AZURE-RULES.md.
+
+use crate::trace::Certainty;
+
+macro_rules! azure_rules {
+    ($($name:ident = $id:literal, $certainty:ident, $text:literal;)+) => {
+        /// A rule of Azure. Its statement, source and tests are in docs/AZURE-RULES.md under [`AzureRule::id`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "each variant's text is what `text` returns")]
+        pub enum AzureRule {
+            $($name),+
+        }
+
+        impl AzureRule {
+            /// Every rule, in declaration order: `ALL[rule as usize] == rule`.
+            pub const ALL: &'static [AzureRule] = &[$(AzureRule::$name),+];
+
+            /// The id in docs/AZURE-RULES.md.
+            pub fn id(self) -> &'static str {
+                match self { $(AzureRule::$name => $id),+ }
+            }
+
+            /// How sure we are of it.
+            pub fn certainty(self) -> Certainty {
+                match self { $(AzureRule::$name => Certainty::$certainty),+ }
+            }
+
+            /// The rule in a few words, as a built-in check shows it.
+            pub fn text(self) -> &'static str {
+                match self { $(AzureRule::$name => $text),+ }
+            }
+        }
+    };
+}
+
+azure_rules! {
+    FabricSpoof = "FABRIC-SPOOF", Documented, "a NIC sends from its own addresses only, unless IP forwarding is on";
+    FabricUnicast = "FABRIC-UNICAST", Documented, "the fabric carries unicast only";
+    FabricProtocols = "FABRIC-PROTOCOLS", Documented, "the fabric carries TCP, UDP, ICMP, ESP and AH";
+    FabricForwarding = "FABRIC-FORWARDING", Documented, "a NIC receives packets for its own addresses only, unless IP forwarding is on";
+    FabricPlatform = "FABRIC-PLATFORM", Documented, "the platform's addresses bypass routes and security groups";
+    FabricNoListener = "FABRIC-NO-LISTENER", Inferred, "nothing holds the destination address";
+    FabricTtl = "FABRIC-TTL", Observed, "the fabric decrements no TTL, appliances do";
+    FabricLoop = "FABRIC-LOOP", Inferred, "a packet that goes in a circle dies";
+    AddressDynamic = "ADDRESS-DYNAMIC", Inferred, "dynamic allocation takes the lowest free address";
+    AddressFirewall = "ADDRESS-FIREWALL", Observed, "a firewall has the first usable address of its subnet";
+    AddressGateway = "ADDRESS-GATEWAY", Observed, "a single gateway instance has the last usable address of GatewaySubnet";
+    RouteLpm = "ROUTE-LPM", Documented, "the longest prefix wins, then user before gateway before system";
+    RouteVnetLocal = "ROUTE-VNET-LOCAL", Documented, "one system route for each range of the network";
+    RoutePeering = "ROUTE-PEERING", Documented, "one system route for each range of a connected peer";
+    RouteInternet = "ROUTE-INTERNET", Documented, "the system default route leads to the Internet";
+    RouteReserved = "ROUTE-RESERVED-NONE", Documented, "unused private ranges lead nowhere";
+    RouteReservedReplaced = "ROUTE-RESERVED-REPLACED", Observed, "a default route of a user or gateway removes the private ranges' None routes";
+    RouteUser = "ROUTE-USER", Documented, "a user's route beats a gateway's and a system route of the same prefix";
+    RouteGateway = "ROUTE-GATEWAY", Documented, "the effective gateway's prefixes are routes of every subnet that takes them";
+    RouteExceptionA = "ROUTE-SYSTEM-OVER-GATEWAY", Observed, "ranges of the network and its peers beat gateway routes equal to or inside them";
+    RoutePropagation = "ROUTE-PROPAGATION", Documented, "disableBgpRoutePropagation keeps every gateway route out of a subnet";
+    RouteListing = "ROUTE-LISTING", Observed, "which overridden routes stay listed as Invalid";
+    NextHopNone = "NEXTHOP-NONE", Documented, "a route with next hop None drops silently";
+    NextHopReachable = "NEXTHOP-REACHABLE", Documented, "an appliance must be in the network or in a directly peered one";
+    NextHopGateway = "NEXTHOP-GATEWAY", Documented, "a network has one effective gateway, its own or its peer's by transit";
+    PeeringState = "PEERING-STATE", Documented, "only a connected peering carries packets";
+    PeeringAccess = "PEERING-ACCESS", Disputed, "allowVirtualNetworkAccess must be true on both halves";
+    PeeringForwarded = "PEERING-FORWARDED", Disputed, "the receiving half must allow forwarded traffic";
+    PeeringGatewayExempt = "PEERING-GATEWAY-EXEMPT", Documented, "what Azure's own gateways send needs no allowForwardedTraffic";
+    PeeringTransit = "PEERING-TRANSIT", Documented, "gateway transit needs allowGatewayTransit and useRemoteGateways";
+    NsgFirstMatch = "NSG-FIRST-MATCH", Documented, "the rule with the smallest priority that matches decides";
+    NsgDefault = "NSG-DEFAULT", Documented, "six default rules stand behind the user's";
+    NsgOrder = "NSG-ORDER", Documented, "outbound NIC then subnet, inbound subnet then NIC; both must allow";
+    NsgStateful = "NSG-STATEFUL", Documented, "replies pass, and a change meets new flows only";
+    NsgTagVnet = "NSG-TAG-VIRTUALNETWORK", Inferred, "VirtualNetwork holds own, peered and gateway ranges and the subnet's user routes";
+    NsgTagInternet = "NSG-TAG-INTERNET", Documented, "Internet holds public addresses outside the network";
+    NsgPublicNeedsNsg = "NSG-PUBLIC-NEEDS-NSG", Documented, "a Standard public address receives nothing without a security group";
+    FirewallOrder = "FIREWALL-ORDER", Documented, "parent first, groups and collections by priority, rules as written";
+    FirewallDefault = "FIREWALL-DEFAULT-DENY", Documented, "what no rule allows is denied";
+    FirewallStateful = "FIREWALL-STATEFUL", Documented, "replies of an allowed flow pass";
+    FirewallReevaluate = "FIREWALL-REEVALUATE", Documented, "a change to deny ends live sessions";
+    FirewallNoSession = "FIREWALL-NO-SESSION", Documented, "a firewall must see both directions of a TCP flow";
+    FirewallNoSnat = "FIREWALL-SNAT-ABSENT", Inferred, "a firewall's way to the Internet needs source translation, which this version lacks";
+    VpnTable = "VPN-TABLE", Documented, "a gateway routes by its connections' prefixes";
+    VpnStatic = "VPN-STATIC", Documented, "without BGP a Vnet2Vnet connection knows the other network's own ranges only";
+    VpnSource = "VPN-SOURCE", Inferred, "a tunnel's end takes sources of its connection's prefixes only";
+    VpnStatus = "VPN-STATUS", Documented, "packets pass a connected tunnel only";
+    VpnMss = "VPN-MSS", Documented, "the gateway clamps MSS to 1360 and 1340";
+    VpnMtu = "VPN-MTU", Documented, "the tunnel takes packets of 1400 bytes";
+    VpnSku = "VPN-SKU", Documented, "the SKU bounds throughput, in sum and for each tunnel";
+    VpnHop = "VPN-HOP", Disputed, "whether a gateway shows as a hop";
+    SiteRoute = "SITE-ROUTE", Inferred, "a built-in device routes into the tunnel what the gateway would advertise";
+    EgressPublicAddress = "EGRESS-PUBLIC-ADDRESS", Documented, "a public address of a NIC stands for its private one";
+    EgressNone = "EGRESS-NONE", Inferred, "without a public address there is no way to the Internet yet";
+    LatencyRegion = "LATENCY-REGION", Documented, "latency between regions is the published median";
+    LatencyZone = "LATENCY-ZONE", Inferred, "0.3 ms inside a zone, 1 ms between zones";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documented_ids() -> Vec<String> {
+        let text = include_str!("../../docs/AZURE-RULES.md");
+        text.lines().filter_map(|line| line.strip_prefix("### ")).map(|id| id.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_rule_is_documented_and_every_documented_rule_exists() {
+        let mut documented = documented_ids();
+        let mut coded: Vec<String> = AzureRule::ALL.iter().map(|rule| rule.id().to_owned()).collect();
+        documented.sort();
+        coded.sort();
+        assert_eq!(documented, coded);
+    }
+
+    #[test]
+    fn the_documented_certainty_is_the_coded_one() {
+        let text = include_str!("../../docs/AZURE-RULES.md");
+        for rule in AzureRule::ALL {
+            let section = text.split("### ").find(|section| section.lines().next().map(str::trim) == Some(rule.id())).unwrap();
+            let line = section.lines().find_map(|line| line.strip_prefix("- Certainty: ")).unwrap();
+            assert_eq!(line.trim().to_lowercase(), format!("{:?}", rule.certainty()).to_lowercase(), "{}", rule.id());
+        }
+    }
+
+    #[test]
+    fn all_is_indexed_by_discriminant() {
+        for (index, rule) in AzureRule::ALL.iter().enumerate() {
+            assert_eq!(*rule as usize, index);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Gateways, the tunnels of their connections, and which network uses which gateway.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use vnet_config::model::{Connection, ConnectionType, GatewayGeneration, GatewaySku, GatewayType, VirtualNetworkGateway};
+
+use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, plan};
+use super::{Builder, TUNNEL_MTU};
+use crate::azure_rule::AzureRule;
+use crate::control::PeeringState;
+use crate::snapshot::lpm::Lpm;
+use crate::snapshot::network::{
+    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, Tunnel, TunnelEnd, TunnelLimiters,
+};
+use crate::snapshot::{ApplianceKind, CounterKind, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus};
+
+impl Builder<'_> {
+    pub(super) fn gateways(&mut self) {
+        let topology = self.topology;
+        for (name, gateway) in &topology.virtual_network_gateways {
+            if gateway.gateway_type != GatewayType::Vpn {
+                continue;
+            }
+            let Some((network, subnet)) = self.find_subnet(&gateway.virtual_network, "GatewaySubnet") else { continue };
+            let index = self.snapshot.gateways.len();
+            let count = if gateway.active_active { 2 } else { 1 };
+            let instances = (0..count).filter_map(|instance| self.gateway_instance(name, network, index, instance)).collect();
+            let rate = gateway.throughput_mbps.unwrap_or_else(|| aggregate_mbps(gateway));
+            let gateway = Gateway {
+                name: name.as_str().into(),
+                network,
+                subnet,
+                instances,
+                table: Lpm::default(),
+                egress: self.add_limiter(format!("gateway/{name}/egress"), Some(name), rate),
+                ingress: self.add_limiter(format!("gateway/{name}/ingress"), Some(name), rate),
+                location: self.network_location(network, None),
+                public: super::tunnels::carrying(gateway).to_vec(),
+            };
+            self.gateways.insert(name.clone(), index);
+            self.snapshot.gateways.push(gateway);
+        }
+    }
+
+    fn gateway_instance(&mut self, name: &str, network: usize, gateway: usize, instance: usize) -> Option<GatewayInstance> {
+        let port_name = format!("{name}/{instance}");
+        let addresses: Vec<IpAddr> = self.state.addresses.of(&port_name).to_vec();
+        let address = *addresses.iter().find(|address| address.is_ipv4()).or(addresses.first())?;
+        let nets = addresses.iter().map(|address| self.with_prefix("GatewaySubnet", network, *address)).collect();
+        let number = u16::try_from(instance).unwrap_or(u16::MAX);
+        let kind = PortKind::Appliance { kind: ApplianceKind::Gateway, name: name.into(), instance: number };
+        let port = self.add_port(&port_name, kind, Owner::Gateway { gateway, instance }, |port| port.addresses = nets);
+        for address in &addresses {
+            self.snapshot.networks[network].owners.insert(*address, port);
+        }
+        Some(GatewayInstance { port, address })
+    }
+
+    pub(super) fn tunnels(&mut self) {
+        for planned in plan(self.topology) {
+            self.tunnel(&planned);
+        }
+    }
+
+    fn tunnel(&mut self, planned: &PlannedEnd<'_>) {
+        let Some(end) = self.tunnel_end(planned) else { return };
+        let Some(connection) = self.topology.connections.get(planned.connection) else { return };
+        let index = self.snapshot.tunnels.len();
+        let (owner, at_site) = match planned.end {
+            PlannedSide::Gateway { gateway, .. } => (gateway, false),
+            PlannedSide::Site(site) => (site, true),
+        };
+        let id = self.ids.tunnel(&planned.name);
+        let port_name = format!("tunnel/{}", planned.name);
+        let ingress = self.add_port(&port_name, PortKind::Tunnel(id), Owner::Tunnel(index), |port| port.mtu = TUNNEL_MTU);
+        if self.snapshot.tunnel_by_id.len() <= id.index() {
+            self.snapshot.tunnel_by_id.resize(id.index() + 1, None);
+        }
+        self.snapshot.tunnel_by_id[id.index()] = Some(index);
+        let (remote_prefixes, local_prefixes) = self.tunnel_prefixes(planned, connection);
+        let mut accepts = Lpm::default();
+        for prefix in &remote_prefixes {
+            accepts.insert(*prefix, ());
+        }
+        let rule = self.rule("", &format!("connection {}", planned.connection), AzureRule::VpnTable, None);
+        let spec = TunnelSpec {
+            id,
+            name: planned.name.as_str().into(),
+            ingress,
+            gateway: owner.into(),
+            at_site,
+            connection: planned.connection.into(),
+            index: planned.index,
+            local: planned.local,
+            remote: planned.remote,
+            peer: self.tunnel_peer(&planned.peer),
+            shared_key: SharedKey(planned.key.map(Into::into)),
+            initiates: planned.initiates,
+            allowed_ips: remote_prefixes.clone(),
+            announced: local_prefixes,
+            status: self.tunnel_status(planned),
+        };
+        let limiters = (!at_site).then(|| self.tunnel_limiters(owner, &planned.name));
+        let counter = |direction| CounterKind::Tunnel {
+            gateway: owner.into(),
+            connection: planned.connection.into(),
+            tunnel: planned.index,
+            direction,
+        };
+        let tunnel = Tunnel {
+            spec,
+            end,
+            accepts,
+            egress: self.add_counter(&format!("tunnel/{}/egress", planned.name), counter(TunnelDirection::Egress)),
+            ingress: self.add_counter(&format!("tunnel/{}/ingress", planned.name), counter(TunnelDirection::Ingress)),
+            limiters,
+            remote_location: self.remote_location(planned, connection),
+            rule,
+        };
+        self.snapshot.tunnels.push(tunnel);
+        self.add_paths(end, index, &remote_prefixes, planned.connection);
+    }
+
+    fn tunnel_end(&self, planned: &PlannedEnd<'_>) -> Option<TunnelEnd> {
+        match planned.end {
+            PlannedSide::Gateway { gateway, instance } => {
+                let gateway = *self.gateways.get(gateway)?;
+                let instances = self.snapshot.gateways[gateway].instances.len();
+                (instance < instances).then_some(TunnelEnd::Gateway { gateway, instance })
+            }
+            PlannedSide::Site(site) => self.sites.get(site).map(|site| TunnelEnd::Site(*site)),
+        }
+    }
+
+    fn tunnel_peer(&mut self, peer: &PlannedPeer<'_>) -> TunnelPeer {
+        match peer {
+            PlannedPeer::Tunnel(name) => TunnelPeer::Tunnel(self.ids.tunnel(name)),
+            PlannedPeer::External(site) => TunnelPeer::External((*site).into()),
+            PlannedPeer::Missing => TunnelPeer::Missing,
+        }
+    }
+
+    fn tunnel_status(&self, planned: &PlannedEnd<'_>) -> TunnelStatus {
+        match &planned.problem {
+            Some(problem) => TunnelStatus::NotConnected(problem.clone()),
+            None => self.state.tunnels.get(&planned.name).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn tunnel_limiters(&mut self, gateway: &str, tunnel: &str) -> TunnelLimiters {
+        let model = &self.topology.virtual_network_gateways[gateway];
+        let rate = model.throughput_mbps.unwrap_or_else(|| tunnel_mbps(model));
+        TunnelLimiters {
+            egress: self.add_limiter(format!("tunnel/{tunnel}/egress"), Some(gateway), rate),
+            ingress: self.add_limiter(format!("tunnel/{tunnel}/ingress"), Some(gateway), rate),
+        }
+    }
+
+    /// Prefixes behind the other end, and prefixes that the other end reaches through this one.
+    fn tunnel_prefixes(&self, planned: &PlannedEnd<'_>, connection: &Connection) -> (Vec<IpNet>, Vec<IpNet>) {
+        let gateway_side = self.connection_prefixes(planned.connection, connection);
+        match planned.end {
+            PlannedSide::Gateway { gateway, .. } => {
+                let announced = match connection.connection_type {
+                    ConnectionType::Vnet2Vnet => self.own_ranges(gateway),
+                    _ => self.announced_to_site(gateway, planned),
+                };
+                (gateway_side, announced)
+            }
+            PlannedSide::Site(site) => {
+                let announced = self.announced_to_site(&connection.virtual_network_gateway1, planned);
+                let ranges = self.topology.on_premises_sites.get(site).map(|site| site.address_space.clone());
+                (announced, ranges.unwrap_or_default())
+            }
+        }
+    }
+
+    /// What a gateway knows to be behind a connection: prefixes of the local network gateway, or the other network's own
+    /// ranges, and what was learned over it.
+    fn connection_prefixes(&self, name: &str, connection: &Connection) -> Vec<IpNet> {
+        let mut prefixes = match connection.connection_type {
+            ConnectionType::Vnet2Vnet => connection.virtual_network_gateway2.as_deref().map(|gateway| self.own_ranges(gateway)),
+            _ => connection
+                .local_network_gateway2
+                .as_ref()
+                .and_then(|gateway| self.topology.local_network_gateways.get(gateway))
+                .map(|gateway| gateway.local_network_address_space.clone()),
+        }
+        .unwrap_or_default();
+        if let Some(learned) = self.state.learned.get(&connection.virtual_network_gateway1) {
+            prefixes.extend(learned.iter().filter(|route| route.connection == name).map(|route| route.prefix));
+        }
+        prefixes.sort();
+        prefixes.dedup();
+        prefixes
+    }
+
+    fn own_ranges(&self, gateway: &str) -> Vec<IpNet> {
+        let network = self.topology.virtual_network_gateways.get(gateway).map(|gateway| gateway.virtual_network.as_str());
+        network.and_then(|network| self.topology.virtual_networks.get(network)).map(|network| network.address_space.clone()).unwrap_or_default()
+    }
+
+    /// What a built-in device routes into the tunnel: its own list, or what the gateway would advertise, its network's ranges
+    /// and those of the networks that use it.
+    fn announced_to_site(&self, gateway: &str, planned: &PlannedEnd<'_>) -> Vec<IpNet> {
+        let device_address = match planned.end {
+            PlannedSide::Site(_) => planned.local,
+            PlannedSide::Gateway { .. } => planned.remote,
+        };
+        let devices = self.topology.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref());
+        let listed = devices.into_iter().find(|device| device.public_ip_address == device_address).map(|device| &device.remote_address_space);
+        if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
+            return listed.clone();
+        }
+        let mut prefixes = self.own_ranges(gateway);
+        let Some(network) = self.gateways.get(gateway).map(|index| self.snapshot.gateways[*index].network) else { return prefixes };
+        for half in self.connected(network) {
+            let remote = self.snapshot.peerings[half].remote;
+            if self.transit(remote, network) {
+                prefixes.extend(&self.snapshot.networks[remote].ranges);
+            }
+        }
+        prefixes
+    }
+
+    /// Whether `user` uses the gateways of `owner`: both flags are set and the peering is connected.
+    fn transit(&self, user: usize, owner: usize) -> bool {
+        let (Some(half), true) = (self.halves.get(&(user, owner)), self.halves.contains_key(&(owner, user))) else { return false };
+        let networks = &self.topology.virtual_networks;
+        let (user_name, owner_name) = (&*self.snapshot.networks[user].name, &*self.snapshot.networks[owner].name);
+        let uses = networks[user].peerings.get(owner_name).is_some_and(|peering| peering.use_remote_gateways);
+        let allows = networks[owner].peerings.get(user_name).is_some_and(|peering| peering.allow_gateway_transit);
+        uses && allows && self.snapshot.peerings[*half].state == PeeringState::Connected
+    }
+
+    fn remote_location(&mut self, planned: &PlannedEnd<'_>, connection: &Connection) -> Location {
+        let topology = self.topology;
+        match (planned.end, connection.connection_type) {
+            (PlannedSide::Site(_), _) => self.gateway_location(&connection.virtual_network_gateway1),
+            (PlannedSide::Gateway { .. }, ConnectionType::Vnet2Vnet) => {
+                self.gateway_location(connection.virtual_network_gateway2.as_deref().unwrap_or_default())
+            }
+            (PlannedSide::Gateway { .. }, _) => {
+                let mut sites = topology.on_premises_sites.values();
+                let site = sites.find(|site| site.vpn_device.as_ref().is_some_and(|device| device.public_ip_address == planned.remote));
+                self.location(site.and_then(|site| site.location.as_deref()), None)
+            }
+        }
+    }
+
+    fn gateway_location(&self, name: &str) -> Location {
+        self.gateways.get(name).map(|index| self.snapshot.gateways[*index].location).unwrap_or_default()
+    }
+
+    fn add_paths(&mut self, end: TunnelEnd, tunnel: usize, prefixes: &[IpNet], connection: &str) {
+        for prefix in prefixes {
+            let rule = match end {
+                TunnelEnd::Gateway { .. } => AzureRule::VpnTable,
+                TunnelEnd::Site(_) => AzureRule::SiteRoute,
+            };
+            let rule = self.rule(connection, &format!("{prefix} behind connection {connection}"), rule, None);
+            let table = match end {
+                TunnelEnd::Gateway { gateway, .. } => &mut self.snapshot.gateways[gateway].table,
+                TunnelEnd::Site(site) => &mut self.snapshot.sites[site].table,
+            };
+            match table.get_mut(prefix) {
+                Some(path) => path.tunnels.push(tunnel),
+                None => {
+                    table.insert(*prefix, GatewayPath { tunnels: smallvec::smallvec![tunnel], rule });
+                }
+            }
+        }
+    }
+
+    pub(super) fn effective_gateways(&mut self) {
+        let own: Vec<Option<usize>> = (0..self.snapshot.networks.len())
+            .map(|network| self.snapshot.gateways.iter().position(|gateway| gateway.network == network))
+            .collect();
+        for network in 0..self.snapshot.networks.len() {
+            let remote = || {
+                self.connected(network).into_iter().find_map(|peering| {
+                    let remote = self.snapshot.peerings[peering].remote;
+                    let gateway = own[remote].filter(|_| self.transit(network, remote))?;
+                    Some(EffectiveGateway::Remote { gateway, peering })
+                })
+            };
+            let effective = own[network].map(EffectiveGateway::Own).or_else(remote).unwrap_or(EffectiveGateway::None);
+            self.snapshot.networks[network].gateway = effective;
+        }
+    }
+}
+
+/// Throughput of all tunnels together, in Mb/s, by SKU and generation.
+fn aggregate_mbps(gateway: &VirtualNetworkGateway) -> u32 {
+    let second = second_generation(gateway);
+    match gateway.sku {
+        GatewaySku::Basic => 100,
+        GatewaySku::VpnGw1 | GatewaySku::VpnGw1AZ => 650,
+        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ if second => 1_250,
+        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ => 1_000,
+        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ if second => 2_500,
+        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ => 1_250,
+        GatewaySku::VpnGw4 | GatewaySku::VpnGw4AZ => 5_000,
+        _ => 10_000,
+    }
+}
+
+/// Throughput of one tunnel, in Mb/s, with the fastest cipher.
+fn tunnel_mbps(gateway: &VirtualNetworkGateway) -> u32 {
+    let second = second_generation(gateway);
+    match gateway.sku {
+        GatewaySku::Basic => 100,
+        GatewaySku::VpnGw1 | GatewaySku::VpnGw1AZ => 650,
+        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ if second => 1_250,
+        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ => 1_000,
+        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ if second => 1_500,
+        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ => 1_250,
+        _ => 2_300,
+    }
+}
+
+fn second_generation(gateway: &VirtualNetworkGateway) -> bool {
+    gateway.vpn_gateway_generation == Some(GatewayGeneration::Generation2)
+}

@@ -1,0 +1,387 @@
+//! From the file and the state to a snapshot. Every name gets the handle that the state holds for it.
+
+mod firewall;
+mod gateways;
+mod latency;
+mod routes;
+mod security;
+mod sites;
+mod tunnels;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vnet_config::model::{NetworkInterface, Topology, VirtualMachine, VpnGatewayHop};
+use vnet_dataplane::PortId;
+
+use crate::azure_rule::AzureRule;
+use crate::control::{Ids, PeeringState, State};
+use crate::snapshot::network::{EffectiveGateway, Firewall, Location, Network, Nic, Owner, PeeringHalf, PeeringRules, Subnet};
+use crate::snapshot::routes::SubnetRoutes;
+use crate::snapshot::rules::RuleSet;
+use crate::snapshot::{
+    ApplianceKind, CounterKind, CounterSpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec, METADATA_ADDRESS, PLATFORM_ADDRESS, PortInfo,
+    PortKind, RuleInfo, Snapshot,
+};
+use crate::trace::{RuleId, RuleRef};
+
+pub(crate) use tunnels::tunnel_names;
+
+/// Largest packet that NICs and appliances take.
+const NIC_MTU: u16 = 1500;
+/// Largest packet that a VPN tunnel takes.
+pub(crate) const TUNNEL_MTU: u16 = 1400;
+
+/// Compiles what is in force. The state has taken the topology by an apply; names that it lacks get handles of this snapshot only.
+pub fn compile(topology: &Topology, state: &State) -> Snapshot {
+    compile_with(topology, state, &mut state.ids.clone())
+}
+
+/// The state and snapshot that a fresh `up` of this topology converges to: every peering pair connected, dynamic addresses
+/// given, tunnels whose two ends fit together carrying packets.
+pub fn converge(topology: &Topology) -> (State, Snapshot) {
+    let mut state = State::default();
+    state.step(crate::control::Event::Apply(Arc::new(topology.clone())), vnet_dataplane::Nanos::ZERO);
+    let snapshot = compile(topology, &state);
+    (state, snapshot)
+}
+
+pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) -> Snapshot {
+    let mut builder = Builder::new(topology, state, ids);
+    builder.checks();
+    builder.networks();
+    builder.machines();
+    builder.firewalls();
+    builder.platform_and_edge();
+    builder.peerings();
+    builder.gateways();
+    builder.sites();
+    builder.tunnels();
+    builder.effective_gateways();
+    builder.routes();
+    builder.security_groups();
+    builder.firewall_rules();
+    builder.delays();
+    builder.snapshot
+}
+
+/// A snapshot in the making.
+struct Builder<'a> {
+    topology: &'a Topology,
+    state: &'a State,
+    ids: &'a mut Ids,
+    snapshot: Snapshot,
+    regions: indexmap::IndexSet<String>,
+    /// Subnets by network and name.
+    subnets: HashMap<(usize, String), usize>,
+    gateways: HashMap<String, usize>,
+    sites: HashMap<String, usize>,
+    /// Halves of peerings by local and remote network.
+    halves: HashMap<(usize, usize), usize>,
+    asg_members: HashMap<String, Vec<IpNet>>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(topology: &'a Topology, state: &'a State, ids: &'a mut Ids) -> Builder<'a> {
+        let snapshot = Snapshot {
+            epoch: state.epoch,
+            lab: topology.name.as_str().into(),
+            peering_flags: topology.semantics.peering_flags,
+            gateway_hop_visible: topology.semantics.vpn_gateway_hop == VpnGatewayHop::Visible,
+            ..Snapshot::default()
+        };
+        Builder {
+            topology,
+            state,
+            ids,
+            snapshot,
+            regions: indexmap::IndexSet::new(),
+            subnets: HashMap::new(),
+            gateways: HashMap::new(),
+            sites: HashMap::new(),
+            halves: HashMap::new(),
+            asg_members: HashMap::new(),
+        }
+    }
+
+    /// The handle of a rule, and what is behind it. `scope` keeps rules apart that read the same.
+    fn rule(&mut self, scope: &str, name: &str, azure: AzureRule, hits: Option<HitKind>) -> RuleId {
+        let id = self.ids.rule(&format!("{}|{scope}|{name}", azure.id()));
+        let index = id.0 as usize;
+        if self.snapshot.rules.len() <= index {
+            self.snapshot.rules.resize(index + 1, None);
+        }
+        self.snapshot.rules[index].get_or_insert_with(|| RuleInfo {
+            reference: RuleRef { name: name.to_owned(), azure_rule: azure.id().to_owned(), certainty: azure.certainty() },
+            hits,
+        });
+        id
+    }
+
+    fn checks(&mut self) {
+        self.snapshot.checks = AzureRule::ALL.iter().map(|rule| self.rule("check", rule.text(), *rule, None)).collect();
+    }
+
+    fn location(&mut self, region: Option<&str>, zone: Option<u8>) -> Location {
+        let name = region.unwrap_or(&self.topology.location).to_owned();
+        let (index, _) = self.regions.insert_full(name);
+        Location { region: u16::try_from(index).unwrap_or(u16::MAX), zone: zone.unwrap_or(0) }
+    }
+
+    fn network_location(&mut self, network: usize, zone: Option<u8>) -> Location {
+        let region = self.topology.virtual_networks[network].location.as_deref();
+        self.location(region, zone)
+    }
+
+    fn add_port(&mut self, name: &str, kind: PortKind, owner: Owner, fill: impl FnOnce(&mut PortInfo)) -> PortId {
+        let id = self.ids.port(name);
+        let mut port = PortInfo {
+            id,
+            name: name.into(),
+            kind,
+            addresses: Vec::new(),
+            mtu: NIC_MTU,
+            default_route: true,
+            ip_forwarding: false,
+        };
+        fill(&mut port);
+        let index = id.index();
+        if self.snapshot.ports.len() <= index {
+            self.snapshot.ports.resize(index + 1, None);
+            self.snapshot.owners.resize(index + 1, None);
+        }
+        self.snapshot.ports[index] = Some(port);
+        self.snapshot.owners[index] = Some(owner);
+        id
+    }
+
+    fn add_function(&mut self, name: String, kind: FunctionKind) -> vnet_dataplane::FunctionId {
+        let id = self.ids.function(&name);
+        self.snapshot.functions.push(FunctionInfo { id, name: name.into(), kind });
+        id
+    }
+
+    fn add_limiter(&mut self, name: String, gateway: Option<&str>, megabits_per_second: u32) -> vnet_dataplane::LimiterId {
+        let id = self.ids.limiter(&name);
+        let bits_per_second = u64::from(megabits_per_second) * 1_000_000;
+        self.snapshot.limiters.push(LimiterSpec { id, name: name.into(), gateway: gateway.map(Into::into), bits_per_second });
+        id
+    }
+
+    fn add_counter(&mut self, name: &str, kind: CounterKind) -> vnet_dataplane::CounterId {
+        let id = self.ids.counter(name);
+        self.snapshot.counters.push(CounterSpec { id, kind });
+        id
+    }
+
+    fn networks(&mut self) {
+        for (name, network) in &self.topology.virtual_networks {
+            let index = self.snapshot.networks.len();
+            for (subnet_name, subnet) in &network.subnets {
+                let full = format!("{name}/{subnet_name}");
+                self.subnets.insert((index, subnet_name.clone()), self.snapshot.subnets.len());
+                self.snapshot.names.subnets.insert(full.clone(), self.snapshot.subnets.len());
+                self.snapshot.subnets.push(Subnet {
+                    name: full.into(),
+                    network: index,
+                    routes: SubnetRoutes::default(),
+                    route_table: subnet.route_table.as_deref().map(Into::into),
+                });
+            }
+            self.snapshot.networks.push(Network {
+                name: name.as_str().into(),
+                ranges: network.address_space.clone(),
+                owners: HashMap::new(),
+                peerings: Vec::new(),
+                peering_ranges: Default::default(),
+                gateway: EffectiveGateway::None,
+            });
+        }
+    }
+
+    fn find_subnet(&self, network: &str, subnet: &str) -> Option<(usize, usize)> {
+        let network = self.topology.virtual_networks.get_index_of(network)?;
+        Some((network, *self.subnets.get(&(network, subnet.to_owned()))?))
+    }
+
+    /// An address with the length of the prefix of its subnet.
+    fn with_prefix(&self, subnet: &str, network: usize, address: IpAddr) -> IpNet {
+        let prefixes = self.topology.virtual_networks[network].subnets.get(subnet).map(|subnet| subnet.address_prefixes.as_slice());
+        prefix_of(prefixes.unwrap_or_default(), address)
+    }
+
+    fn machines(&mut self) {
+        let topology = self.topology;
+        for (name, machine) in &topology.virtual_machines {
+            for (index, nic) in machine.network_interfaces.iter().enumerate() {
+                self.nic(name, machine, index, nic);
+            }
+        }
+    }
+
+    fn nic(&mut self, vm: &str, machine: &VirtualMachine, position: usize, nic: &NetworkInterface) {
+        let Some((network, subnet)) = self.find_subnet(&nic.subnet.virtual_network, &nic.subnet.subnet) else { return };
+        let name = format!("{vm}/{}", nic.name);
+        let mut addresses = nic.private_ip_addresses.clone();
+        addresses.extend(self.state.addresses.of(&name));
+        let index = self.snapshot.nics.len();
+        let nets: Vec<IpNet> = addresses.iter().map(|address| self.with_prefix(&nic.subnet.subnet, network, *address)).collect();
+        let kind = PortKind::Nic { vm: vm.into(), nic: nic.name.as_str().into() };
+        let port = self.add_port(&name, kind, Owner::Nic(index), |port| {
+            port.addresses = nets;
+            port.default_route = position == 0;
+            port.ip_forwarding = nic.enable_ip_forwarding;
+        });
+        for address in &addresses {
+            self.snapshot.networks[network].owners.insert(*address, port);
+            self.snapshot.nics_by_address.entry(*address).or_default().push(index);
+        }
+        let mut public = smallvec::SmallVec::new();
+        for outside in &nic.public_ip_addresses {
+            if let Some(inside) = addresses.iter().find(|inside| inside.is_ipv4() == outside.is_ipv4()) {
+                public.push((*inside, *outside));
+                self.snapshot.public.insert(*outside, (index, *inside));
+                self.snapshot.edge_addresses.push(*outside);
+            }
+        }
+        for group in &nic.application_security_groups {
+            self.asg_members.entry(group.clone()).or_default().extend(addresses.iter().map(|address| IpNet::from(*address)));
+        }
+        let limiter = machine.bandwidth_mbps.map(|rate| self.add_limiter(format!("vm/{vm}/egress"), None, rate));
+        let nic = Nic {
+            port,
+            subnet,
+            forwarding: nic.enable_ip_forwarding,
+            inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
+            outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
+            nic_nsg: None,
+            subnet_nsg: None,
+            public,
+            location: self.network_location(network, machine.zone),
+            limiter,
+        };
+        self.snapshot.nics.push(nic);
+        self.snapshot.names.machines.entry(vm.into()).or_default().push(index);
+    }
+
+    fn firewalls(&mut self) {
+        let topology = self.topology;
+        for (name, firewall) in &topology.azure_firewalls {
+            let Some((network, subnet)) = self.find_subnet(&firewall.virtual_network, "AzureFirewallSubnet") else { continue };
+            let index = self.snapshot.firewalls.len();
+            let addresses: Vec<IpAddr> = self.state.addresses.of(name).to_vec();
+            let nets = addresses.iter().map(|address| self.with_prefix("AzureFirewallSubnet", network, *address)).collect();
+            let kind = PortKind::Appliance { kind: ApplianceKind::Firewall, name: name.as_str().into(), instance: 0 };
+            let port = self.add_port(name, kind, Owner::Firewall(index), |port| port.addresses = nets);
+            for address in &addresses {
+                self.snapshot.networks[network].owners.insert(*address, port);
+            }
+            self.snapshot.edge_addresses.extend(&firewall.public_ip_addresses);
+            let hits = HitKind::Firewall {
+                firewall: name.as_str().into(),
+                group: "".into(),
+                collection: "".into(),
+                rule: "default".into(),
+                allow: false,
+            };
+            let default_deny = self.rule(name, &format!("{name}/default"), AzureRule::FirewallDefault, Some(hits));
+            let firewall = Firewall {
+                name: name.as_str().into(),
+                port,
+                network,
+                subnet,
+                function: self.add_function(format!("firewall/{name}"), FunctionKind::Firewall),
+                rules: RuleSet::default(),
+                default_deny,
+                location: self.network_location(network, None),
+            };
+            self.snapshot.firewalls.push(firewall);
+        }
+    }
+
+    fn platform_and_edge(&mut self) {
+        let platform = self.add_port("platform", PortKind::Platform, Owner::Platform, |port| {
+            port.addresses = vec![PLATFORM_ADDRESS.into(), METADATA_ADDRESS.into()];
+        });
+        let edge = self.add_port("internet", PortKind::InternetEdge, Owner::InternetEdge, |port| port.default_route = false);
+        self.snapshot.platform = Some(platform);
+        self.snapshot.edge = Some(edge);
+        for (name, host) in &self.topology.internet.hosts {
+            self.snapshot.names.internet_hosts.insert(name.as_str().into(), host.addresses.clone());
+        }
+    }
+
+    fn peerings(&mut self) {
+        let topology = self.topology;
+        for (local_index, (local, network)) in topology.virtual_networks.iter().enumerate() {
+            for (remote, peering) in &network.peerings {
+                let Some(remote_index) = topology.virtual_networks.get_index_of(remote.as_str()) else { continue };
+                let name = format!("peering {local} -> {remote}");
+                let rules = PeeringRules {
+                    connected: self.rule("", &name, AzureRule::PeeringState, None),
+                    not_connected: self.rule("not connected", &name, AzureRule::PeeringState, None),
+                    access: self.rule("", &format!("{name}: allowVirtualNetworkAccess"), AzureRule::PeeringAccess, None),
+                    forwarded: self.rule("", &format!("{name}: allowForwardedTraffic"), AzureRule::PeeringForwarded, None),
+                };
+                let counter = CounterKind::Peering { from: local.as_str().into(), to: remote.as_str().into() };
+                let here = self.network_location(local_index, None);
+                let there = self.network_location(remote_index, None);
+                let half = PeeringHalf {
+                    local: local_index,
+                    remote: remote_index,
+                    reverse: None,
+                    state: self.peering_state(local, remote),
+                    allow_access: peering.allow_virtual_network_access,
+                    allow_forwarded: peering.allow_forwarded_traffic,
+                    global: here.region != there.region,
+                    counter: self.add_counter(&format!("peering/{local}/{remote}"), counter),
+                    rules,
+                };
+                self.add_half(half);
+            }
+        }
+        for index in 0..self.snapshot.peerings.len() {
+            let half = &self.snapshot.peerings[index];
+            let reverse = self.halves.get(&(half.remote, half.local)).copied();
+            self.snapshot.peerings[index].reverse = reverse;
+        }
+    }
+
+    fn add_half(&mut self, half: PeeringHalf) {
+        let index = self.snapshot.peerings.len();
+        self.halves.insert((half.local, half.remote), index);
+        for range in self.ranges_in_force(&half) {
+            self.snapshot.networks[half.local].peering_ranges.insert(range, index);
+        }
+        self.snapshot.networks[half.local].peerings.push(index);
+        self.snapshot.peerings.push(half);
+    }
+
+    fn peering_state(&self, local: &str, remote: &str) -> PeeringState {
+        self.state.peerings.get(&format!("{local} -> {remote}")).map(|status| status.state).unwrap_or_default()
+    }
+
+    /// The remote network's ranges, as this half holds them since its last sync.
+    fn ranges_in_force(&self, half: &PeeringHalf) -> Vec<IpNet> {
+        let (local, remote) = (&self.snapshot.networks[half.local], &self.snapshot.networks[half.remote]);
+        match self.state.peerings.get(&format!("{} -> {}", local.name, remote.name)) {
+            Some(status) => status.remote_address_space.clone(),
+            None => remote.ranges.clone(),
+        }
+    }
+
+    /// This network's connected halves.
+    fn connected(&self, network: usize) -> Vec<usize> {
+        let halves = self.snapshot.networks[network].peerings.iter().copied();
+        halves.filter(|half| self.snapshot.peerings[*half].state == PeeringState::Connected).collect()
+    }
+}
+
+/// The address with the length of the prefix that contains it.
+fn prefix_of(prefixes: &[IpNet], address: IpAddr) -> IpNet {
+    let length = prefixes.iter().find(|prefix| prefix.contains(&address)).map(IpNet::prefix_len);
+    let own = IpNet::from(address);
+    length.and_then(|length| IpNet::new(address, length).ok()).unwrap_or(own)
+}

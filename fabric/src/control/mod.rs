@@ -1,0 +1,265 @@
+//! What is in force beyond the file: a state machine of allocations, peerings, tunnels and learned routes.
+
+pub mod addresses;
+pub mod ids;
+mod peering;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use vnet_config::model::Topology;
+use vnet_dataplane::Nanos;
+
+pub use addresses::Allocations;
+pub use ids::Ids;
+pub use peering::{PeeringState, PeeringStatus, PeeringSyncLevel};
+
+use crate::compile;
+use crate::snapshot::TunnelStatus;
+
+/// Version of the serialised form.
+const STATE_VERSION: u32 = 1;
+
+/// What is in force and not in the file. The daemon stores it; a restart goes on from it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the serialised form.
+    pub version: u32,
+    /// Number of the newest snapshot.
+    pub epoch: u64,
+    /// Handles by name.
+    pub ids: Ids,
+    /// Private addresses that were allocated dynamically.
+    pub addresses: Allocations,
+    /// Each half of each peering, by `LOCAL -> REMOTE`.
+    pub peerings: BTreeMap<String, PeeringStatus>,
+    /// Tunnel ends by name, as the gateways report them.
+    pub tunnels: BTreeMap<String, TunnelStatus>,
+    /// Routes learned by gateways, by the gateway's name.
+    pub learned: BTreeMap<String, Vec<LearnedRoute>>,
+    /// The accepted file. It is stored apart, and given again by an apply after a restart.
+    #[serde(skip)]
+    topology: Option<Arc<Topology>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            version: STATE_VERSION,
+            epoch: 0,
+            ids: Ids::default(),
+            addresses: Allocations::default(),
+            peerings: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
+            learned: BTreeMap::new(),
+            topology: None,
+        }
+    }
+}
+
+/// A route that a gateway learned over a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LearnedRoute {
+    /// Destinations.
+    pub prefix: IpNet,
+    /// The connection that leads there.
+    pub connection: String,
+    /// The speaker that announced it.
+    pub peer: IpAddr,
+    /// Autonomous systems on the way, the nearest first.
+    pub as_path: Vec<u32>,
+}
+
+/// What changes the state.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The file to be reached. It has been validated.
+    Apply(Arc<Topology>),
+    /// A tunnel end got its session.
+    TunnelUp {
+        /// Name of the tunnel end.
+        tunnel: String,
+    },
+    /// A tunnel end lost its session, or can't get one.
+    TunnelDown {
+        /// Name of the tunnel end.
+        tunnel: String,
+        /// Why.
+        reason: String,
+    },
+    /// A tunnel end has begun to shake hands (again).
+    TunnelConnecting {
+        /// Name of the tunnel end.
+        tunnel: String,
+    },
+    /// A gateway learned routes.
+    RoutesLearned {
+        /// Name of the gateway.
+        gateway: String,
+        /// The routes; one of the same prefix, connection and peer replaces the earlier.
+        routes: Vec<LearnedRoute>,
+    },
+    /// A gateway lost routes.
+    RoutesWithdrawn {
+        /// Name of the gateway.
+        gateway: String,
+        /// The routes: prefix and connection.
+        routes: Vec<(IpNet, String)>,
+    },
+    /// Both halves of a peering take over the ranges that the networks have now.
+    PeeringSync {
+        /// The network whose half it is.
+        local: String,
+        /// The remote network.
+        remote: String,
+    },
+}
+
+/// What the daemon has to do after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Compile and publish a snapshot: these layers changed.
+    Recompile(Vec<ChangedLayer>),
+    /// A tunnel end is new: make its session.
+    StartTunnel {
+        /// Name of the tunnel end.
+        tunnel: String,
+    },
+    /// A tunnel end is gone: end its session.
+    StopTunnel {
+        /// Name of the tunnel end.
+        tunnel: String,
+    },
+    /// A disconnected pair was created anew to reach the file.
+    PeeringRecreated {
+        /// One network.
+        local: String,
+        /// The other.
+        remote: String,
+    },
+    /// A pair took over changed ranges to reach the file.
+    PeeringSynced {
+        /// One network.
+        local: String,
+        /// The other.
+        remote: String,
+    },
+}
+
+/// A part of the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChangedLayer {
+    /// Everything that the file says.
+    Topology,
+    /// Ranges of peered networks.
+    Peerings,
+    /// Routes of a gateway.
+    Gateways,
+    /// The state of a tunnel.
+    Tunnels,
+}
+
+impl State {
+    /// Takes an event and says what follows from it. `now` is for timers, of which there is none yet.
+    pub fn step(&mut self, event: Event, _now: Nanos) -> Vec<Effect> {
+        match event {
+            Event::Apply(topology) => self.apply(topology),
+            Event::TunnelUp { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connected),
+            Event::TunnelDown { tunnel, reason } => self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason)),
+            Event::TunnelConnecting { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connecting),
+            Event::RoutesLearned { gateway, routes } => self.learn(gateway, routes),
+            Event::RoutesWithdrawn { gateway, routes } => self.withdraw(&gateway, &routes),
+            Event::PeeringSync { local, remote } => self.sync_peering(&local, &remote),
+        }
+    }
+
+    /// The file that was accepted last.
+    pub fn topology(&self) -> Option<&Arc<Topology>> {
+        self.topology.as_ref()
+    }
+
+    fn apply(&mut self, topology: Arc<Topology>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.addresses.converge(&topology);
+        effects.extend(peering::converge(&mut self.peerings, &topology));
+        self.learned.retain(|gateway, _| topology.virtual_network_gateways.contains_key(gateway));
+        for routes in self.learned.values_mut() {
+            routes.retain(|route| topology.connections.contains_key(&route.connection));
+        }
+        self.topology = Some(topology);
+        effects.extend(self.converge_tunnels());
+        effects.push(self.recompile(ChangedLayer::Topology));
+        effects
+    }
+
+    /// Starts tunnels that the file has anew and stops those that it lost.
+    fn converge_tunnels(&mut self) -> Vec<Effect> {
+        let Some(topology) = self.topology.clone() else { return Vec::new() };
+        let wanted = compile::tunnel_names(&topology);
+        let mut effects = Vec::new();
+        for tunnel in self.tunnels.keys().filter(|name| !wanted.contains(*name)) {
+            effects.push(Effect::StopTunnel { tunnel: tunnel.clone() });
+        }
+        self.tunnels.retain(|name, _| wanted.contains(name));
+        for tunnel in wanted {
+            if !self.tunnels.contains_key(&tunnel) {
+                self.tunnels.insert(tunnel.clone(), TunnelStatus::Connecting);
+                effects.push(Effect::StartTunnel { tunnel });
+            }
+        }
+        effects
+    }
+
+    fn set_tunnel(&mut self, tunnel: String, status: TunnelStatus) -> Vec<Effect> {
+        match self.tunnels.get_mut(&tunnel) {
+            Some(known) if *known != status => {
+                *known = status;
+                vec![self.recompile(ChangedLayer::Tunnels)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn learn(&mut self, gateway: String, routes: Vec<LearnedRoute>) -> Vec<Effect> {
+        let known = self.learned.entry(gateway).or_default();
+        let before = known.clone();
+        for route in routes {
+            known.retain(|old| (&old.prefix, &old.connection, &old.peer) != (&route.prefix, &route.connection, &route.peer));
+            known.push(route);
+        }
+        known.sort_by(|a, b| (a.prefix, &a.connection, a.peer).cmp(&(b.prefix, &b.connection, b.peer)));
+        if *known == before { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
+    }
+
+    fn withdraw(&mut self, gateway: &str, routes: &[(IpNet, String)]) -> Vec<Effect> {
+        let Some(known) = self.learned.get_mut(gateway) else { return Vec::new() };
+        let before = known.len();
+        known.retain(|route| !routes.iter().any(|(prefix, connection)| *prefix == route.prefix && *connection == route.connection));
+        if known.len() == before { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
+    }
+
+    fn sync_peering(&mut self, local: &str, remote: &str) -> Vec<Effect> {
+        let Some(topology) = self.topology.clone() else { return Vec::new() };
+        if !peering::sync(&mut self.peerings, &topology, local, remote) {
+            return Vec::new();
+        }
+        let synced = Effect::PeeringSynced { local: local.to_owned(), remote: remote.to_owned() };
+        vec![synced, self.recompile(ChangedLayer::Peerings)]
+    }
+
+    /// Opens a new epoch, with a handle for every name that its snapshot will use.
+    fn recompile(&mut self, layer: ChangedLayer) -> Effect {
+        self.epoch += 1;
+        if let Some(topology) = self.topology.clone() {
+            let mut ids = std::mem::take(&mut self.ids);
+            compile::compile_with(&topology, self, &mut ids);
+            self.ids = ids;
+        }
+        Effect::Recompile(vec![layer])
+    }
+}

@@ -1,0 +1,218 @@
+//! The immutable compiled form of a topology and its state. A worker looks at one snapshot per batch.
+
+pub mod lpm;
+pub(crate) mod network;
+pub mod ports;
+pub mod routes;
+pub mod rules;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vnet_config::model::PeeringFlags;
+use vnet_dataplane::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
+
+pub use ports::{
+    ApplianceKind, CounterKind, CounterSpec, DelaySpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec, PortInfo, PortKind, SharedKey,
+    TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
+};
+
+use crate::azure_rule::AzureRule;
+use crate::trace::{RuleId, RuleRef};
+use network::{Firewall, Gateway, Location, Network, Nic, Owner, PeeringHalf, Site, Subnet, Tunnel};
+
+/// Azure's platform address: DNS, DHCP, health probes.
+pub const PLATFORM_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(168, 63, 129, 16));
+/// The metadata service's address.
+pub const METADATA_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254));
+
+/// What is behind a rule handle.
+#[derive(Clone, Debug)]
+pub struct RuleInfo {
+    /// The rule in the user's words, with the Azure rule that it rests on.
+    pub reference: RuleRef,
+    /// The labels of its hit counter, for rules of security groups and firewalls.
+    pub hits: Option<HitKind>,
+}
+
+/// Everything that decisions are made from, and that the daemon builds namespaces from.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub(crate) epoch: u64,
+    pub(crate) lab: Arc<str>,
+    pub(crate) ports: Vec<Option<PortInfo>>,
+    pub(crate) owners: Vec<Option<Owner>>,
+    pub(crate) tunnel_by_id: Vec<Option<usize>>,
+    pub(crate) limiters: Vec<LimiterSpec>,
+    pub(crate) delays: Vec<DelaySpec>,
+    pub(crate) counters: Vec<CounterSpec>,
+    pub(crate) functions: Vec<FunctionInfo>,
+    pub(crate) rules: Vec<Option<RuleInfo>>,
+    /// Rules of built-in checks, by `AzureRule as usize`.
+    pub(crate) checks: Vec<RuleId>,
+    pub(crate) networks: Vec<Network>,
+    pub(crate) subnets: Vec<Subnet>,
+    pub(crate) peerings: Vec<PeeringHalf>,
+    pub(crate) nics: Vec<Nic>,
+    pub(crate) firewalls: Vec<Firewall>,
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) sites: Vec<Site>,
+    /// Public addresses that belong to NICs: index of the NIC and the private address.
+    pub(crate) public: HashMap<IpAddr, (usize, IpAddr)>,
+    /// Every public address that the internet edge's device takes, firewalls' included.
+    pub(crate) edge_addresses: Vec<IpAddr>,
+    pub(crate) platform: Option<PortId>,
+    pub(crate) edge: Option<PortId>,
+    /// NICs by private address, over all networks: whom the platform may answer.
+    pub(crate) nics_by_address: HashMap<IpAddr, Vec<usize>>,
+    pub(crate) delay_of: HashMap<(Location, Location), DelayId>,
+    pub(crate) peering_flags: PeeringFlags,
+    pub(crate) gateway_hop_visible: bool,
+    pub(crate) names: Names,
+}
+
+/// Targets by the names that users give.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Virtual machines: their NICs, the primary first.
+    pub(crate) machines: indexmap::IndexMap<Arc<str>, Vec<usize>>,
+    /// Hosts of sites and of the Internet, with their addresses.
+    pub(crate) site_hosts: indexmap::IndexMap<Arc<str>, PortId>,
+    pub(crate) internet_hosts: indexmap::IndexMap<Arc<str>, Vec<IpAddr>>,
+    pub(crate) subnets: HashMap<String, usize>,
+}
+
+impl Snapshot {
+    /// Number of this snapshot: larger than that of any earlier one of the lab.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Name of the lab.
+    pub fn lab(&self) -> &str {
+        &self.lab
+    }
+
+    /// All ports, in the order of their handles.
+    pub fn ports(&self) -> impl Iterator<Item = &PortInfo> {
+        self.ports.iter().flatten()
+    }
+
+    /// The port, if this snapshot has it.
+    pub fn port(&self, id: PortId) -> Option<&PortInfo> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// The port of this name, as `web/eth0`.
+    pub fn port_by_name(&self, name: &str) -> Option<&PortInfo> {
+        self.ports().find(|port| &*port.name == name)
+    }
+
+    /// The port of Azure's platform addresses.
+    pub fn platform_port(&self) -> Option<PortId> {
+        self.platform
+    }
+
+    /// The port towards the `internet` namespace.
+    pub fn internet_edge(&self) -> Option<PortId> {
+        self.edge
+    }
+
+    /// Public addresses of virtual machines and firewalls: the `internet` namespace routes them to the edge's device.
+    pub fn edge_addresses(&self) -> &[IpAddr] {
+        &self.edge_addresses
+    }
+
+    /// All tunnel ends.
+    pub fn tunnels(&self) -> impl Iterator<Item = &TunnelSpec> {
+        self.tunnels.iter().map(|tunnel| &tunnel.spec)
+    }
+
+    /// The tunnel end, if this snapshot has it.
+    pub fn tunnel(&self, id: TunnelId) -> Option<&TunnelSpec> {
+        let index = (*self.tunnel_by_id.get(id.index())?)?;
+        Some(&self.tunnels[index].spec)
+    }
+
+    /// All rate limiters.
+    pub fn limiters(&self) -> &[LimiterSpec] {
+        &self.limiters
+    }
+
+    /// All delay lines.
+    pub fn delays(&self) -> &[DelaySpec] {
+        &self.delays
+    }
+
+    /// All counters.
+    pub fn counters(&self) -> &[CounterSpec] {
+        &self.counters
+    }
+
+    /// All stateful functions.
+    pub fn functions(&self) -> &[FunctionInfo] {
+        &self.functions
+    }
+
+    /// All rules, routes and checks, with their handles.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleInfo)> {
+        self.rules.iter().enumerate().filter_map(|(index, rule)| Some((RuleId(u32::try_from(index).ok()?), rule.as_ref()?)))
+    }
+
+    /// What is behind a rule handle.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
+        self.rules.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The reference of a rule, for an explanation.
+    pub(crate) fn rule_ref(&self, id: RuleId) -> Option<RuleRef> {
+        self.rule(id).map(|rule| rule.reference.clone())
+    }
+
+    /// The handle of a built-in check.
+    pub(crate) fn check(&self, rule: AzureRule) -> RuleId {
+        self.checks[rule as usize]
+    }
+
+    /// Who is behind a port.
+    pub(crate) fn owner(&self, port: PortId) -> Option<Owner> {
+        *self.owners.get(port.index())?
+    }
+
+    /// Names of the virtual machines.
+    pub fn machines(&self) -> impl Iterator<Item = &str> {
+        self.names.machines.keys().map(|name| &**name)
+    }
+
+    /// Names of hosts at sites with a built-in device.
+    pub fn site_hosts(&self) -> impl Iterator<Item = &str> {
+        self.names.site_hosts.keys().map(|name| &**name)
+    }
+
+    /// Names of the simulated hosts of the Internet.
+    pub fn internet_hosts(&self) -> impl Iterator<Item = &str> {
+        self.names.internet_hosts.keys().map(|name| &**name)
+    }
+
+    /// The handles in this snapshot that name a limiter of this gateway.
+    pub fn gateway_limiters<'a>(&'a self, gateway: &'a str) -> impl Iterator<Item = &'a LimiterSpec> {
+        self.limiters.iter().filter(move |limiter| limiter.gateway.as_deref() == Some(gateway))
+    }
+
+    /// The name of a function.
+    pub fn function(&self, id: FunctionId) -> Option<&FunctionInfo> {
+        self.functions.iter().find(|function| function.id == id)
+    }
+
+    /// The rate limiter, if this snapshot has it.
+    pub fn limiter(&self, id: LimiterId) -> Option<&LimiterSpec> {
+        self.limiters.iter().find(|limiter| limiter.id == id)
+    }
+
+    /// The counter, if this snapshot has it.
+    pub fn counter(&self, id: CounterId) -> Option<&CounterSpec> {
+        self.counters.iter().find(|counter| counter.id == id)
+    }
+}

@@ -1,0 +1,211 @@
+//! Compiled networks, subnets, peerings, NICs and appliances: what a decision walks over.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use smallvec::SmallVec;
+use vnet_dataplane::{CounterId, FunctionId, LimiterId, PortId};
+
+use super::lpm::Lpm;
+use super::ports::TunnelSpec;
+use super::routes::SubnetRoutes;
+use super::rules::RuleSet;
+use crate::control::PeeringState;
+use crate::trace::RuleId;
+
+/// Region and zone, for latency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Location {
+    pub(crate) region: u16,
+    /// 0: none named, near everything in its region.
+    pub(crate) zone: u8,
+}
+
+/// A virtual network.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) name: Arc<str>,
+    pub(crate) ranges: Vec<IpNet>,
+    /// Ports by the private addresses that they hold.
+    pub(crate) owners: HashMap<IpAddr, PortId>,
+    /// This network's halves of its peerings.
+    pub(crate) peerings: Vec<usize>,
+    /// The same by the remote network's ranges, whatever their state.
+    pub(crate) peering_ranges: Lpm<usize>,
+    pub(crate) gateway: EffectiveGateway,
+}
+
+/// The gateway that routes to VirtualNetworkGateway lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EffectiveGateway {
+    None,
+    Own(usize),
+    /// By gateway transit over this half of a peering.
+    Remote { gateway: usize, peering: usize },
+}
+
+impl EffectiveGateway {
+    pub(crate) fn index(self) -> Option<usize> {
+        match self {
+            EffectiveGateway::None => None,
+            EffectiveGateway::Own(gateway) | EffectiveGateway::Remote { gateway, .. } => Some(gateway),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Subnet {
+    /// `spoke1/app`.
+    pub(crate) name: Arc<str>,
+    pub(crate) network: usize,
+    pub(crate) routes: SubnetRoutes,
+    pub(crate) route_table: Option<Arc<str>>,
+}
+
+/// One half of a peering.
+#[derive(Debug)]
+pub(crate) struct PeeringHalf {
+    pub(crate) local: usize,
+    pub(crate) remote: usize,
+    /// The remote network's half towards this one.
+    pub(crate) reverse: Option<usize>,
+    pub(crate) state: PeeringState,
+    pub(crate) allow_access: bool,
+    pub(crate) allow_forwarded: bool,
+    pub(crate) global: bool,
+    pub(crate) counter: CounterId,
+    pub(crate) rules: PeeringRules,
+}
+
+/// The rules that a peering's verdicts name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeeringRules {
+    pub(crate) connected: RuleId,
+    pub(crate) not_connected: RuleId,
+    pub(crate) access: RuleId,
+    pub(crate) forwarded: RuleId,
+}
+
+/// A security group as one NIC or subnet has it: tags depend on where it hangs.
+#[derive(Debug)]
+pub(crate) struct Nsg {
+    pub(crate) name: Arc<str>,
+    pub(crate) inbound: RuleSet,
+    pub(crate) outbound: RuleSet,
+}
+
+#[derive(Debug)]
+pub(crate) struct Nic {
+    pub(crate) port: PortId,
+    pub(crate) subnet: usize,
+    pub(crate) forwarding: bool,
+    /// Sessions of flows that began towards the NIC.
+    pub(crate) inbound: FunctionId,
+    /// Sessions of flows that began at the NIC.
+    pub(crate) outbound: FunctionId,
+    pub(crate) nic_nsg: Option<Arc<Nsg>>,
+    pub(crate) subnet_nsg: Option<Arc<Nsg>>,
+    /// Private addresses, each with the public one that stands for it.
+    pub(crate) public: SmallVec<[(IpAddr, IpAddr); 2]>,
+    pub(crate) location: Location,
+    pub(crate) limiter: Option<LimiterId>,
+}
+
+impl Nic {
+    /// Whether flows leave sessions here: where nothing filters, none is needed.
+    pub(crate) fn stateful(&self) -> bool {
+        self.nic_nsg.is_some() || self.subnet_nsg.is_some() || !self.public.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    pub(crate) name: Arc<str>,
+    pub(crate) port: PortId,
+    pub(crate) network: usize,
+    pub(crate) subnet: usize,
+    pub(crate) function: FunctionId,
+    pub(crate) rules: RuleSet,
+    pub(crate) default_deny: RuleId,
+    pub(crate) location: Location,
+}
+
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) name: Arc<str>,
+    pub(crate) network: usize,
+    pub(crate) subnet: usize,
+    pub(crate) instances: Vec<GatewayInstance>,
+    /// Tunnels by the prefixes that they lead to; several of equal rank share the flows.
+    pub(crate) table: Lpm<GatewayPath>,
+    pub(crate) egress: LimiterId,
+    pub(crate) ingress: LimiterId,
+    pub(crate) location: Location,
+    pub(crate) public: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatewayInstance {
+    pub(crate) port: PortId,
+    pub(crate) address: IpAddr,
+}
+
+/// Tunnels that lead to one prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct GatewayPath {
+    pub(crate) tunnels: SmallVec<[usize; 4]>,
+    pub(crate) rule: RuleId,
+}
+
+/// One end of a tunnel.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(crate) spec: TunnelSpec,
+    pub(crate) end: TunnelEnd,
+    /// Prefixes that packets out of it may come from.
+    pub(crate) accepts: Lpm<()>,
+    pub(crate) egress: CounterId,
+    pub(crate) ingress: CounterId,
+    pub(crate) limiters: Option<TunnelLimiters>,
+    /// Where the other end is.
+    pub(crate) remote_location: Location,
+    pub(crate) rule: RuleId,
+}
+
+/// A tunnel's own limiters, at a gateway.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TunnelLimiters {
+    pub(crate) egress: LimiterId,
+    pub(crate) ingress: LimiterId,
+}
+
+/// Whose end it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TunnelEnd {
+    Gateway { gateway: usize, instance: usize },
+    Site(usize),
+}
+
+/// A site with a built-in VPN device.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) name: Arc<str>,
+    pub(crate) ranges: Vec<IpNet>,
+    pub(crate) hosts: HashMap<IpAddr, PortId>,
+    pub(crate) table: Lpm<GatewayPath>,
+    pub(crate) location: Location,
+}
+
+/// Who is behind a port, by index into the snapshot's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Nic(usize),
+    Firewall(usize),
+    Gateway { gateway: usize, instance: usize },
+    SiteHost(usize),
+    Platform,
+    InternetEdge,
+    Tunnel(usize),
+}
