@@ -91,39 +91,3 @@ azure_rules! {
     LatencyRegion = "LATENCY-REGION", Documented, "latency between regions is the published median";
     LatencyZone = "LATENCY-ZONE", Inferred, "0.3 ms inside a zone, 1 ms between zones";
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn documented_ids() -> Vec<String> {
-        let text = include_str!("../../docs/AZURE-RULES.md");
-        text.lines().filter_map(|line| line.strip_prefix("### ")).map(|id| id.trim().to_owned()).collect()
-    }
-
-    #[test]
-    fn every_rule_is_documented_and_every_documented_rule_exists() {
-        let mut documented = documented_ids();
-        let mut coded: Vec<String> = AzureRule::ALL.iter().map(|rule| rule.id().to_owned()).collect();
-        documented.sort();
-        coded.sort();
-        assert_eq!(documented, coded);
-    }
-
-    #[test]
-    fn the_documented_certainty_is_the_coded_one() {
-        let text = include_str!("../../docs/AZURE-RULES.md");
-        for rule in AzureRule::ALL {
-            let section = text.split("### ").find(|section| section.lines().next().map(str::trim) == Some(rule.id())).unwrap();
-            let line = section.lines().find_map(|line| line.strip_prefix("- Certainty: ")).unwrap();
-            assert_eq!(line.trim().to_lowercase(), format!("{:?}", rule.certainty()).to_lowercase(), "{}", rule.id());
-        }
-    }
-
-    #[test]
-    fn all_is_indexed_by_discriminant() {
-        for (index, rule) in AzureRule::ALL.iter().enumerate() {
-            assert_eq!(*rule as usize, index);
-        }
-    }
-}

@@ -1,8 +1,8 @@
 //! Firewall policies flattened into one list of rules, in the order in which they are processed.
 
 use vnet_config::model::{
-    AddressSpec, FirewallPolicy, FirewallProtocol, FirewallRule, NetworkRule, RuleAction, RuleCollection, RuleCollectionGroup,
-    RuleCollectionType,
+    AddressSpec, FirewallPolicy, FirewallProtocol, FirewallRule, NetworkRule, RuleAction, RuleCollection,
+    RuleCollectionGroup, RuleCollectionType,
 };
 
 use super::Builder;
@@ -81,7 +81,8 @@ impl<'a> Builder<'a> {
 
     fn party(&self, specs: &[AddressSpec], groups: &[String], tags: &Tags) -> AddressSet {
         let groups = groups.iter().filter_map(|group| self.topology.ip_groups.get(group));
-        let all: Vec<AddressSpec> = specs.iter().chain(groups.flat_map(|group| &group.ip_addresses)).cloned().collect();
+        let all: Vec<AddressSpec> =
+            specs.iter().chain(groups.flat_map(|group| &group.ip_addresses)).cloned().collect();
         addresses(&all, Some(tags))
     }
 }
@@ -94,7 +95,9 @@ fn in_order(policy: &FirewallPolicy) -> Vec<(&RuleCollectionGroup, &RuleCollecti
     for group in groups {
         let mut collections: Vec<&RuleCollection> = group.rule_collections.iter().collect();
         collections.sort_by_key(|collection| collection.priority);
-        let filters = collections.into_iter().filter(|collection| collection.rule_collection_type == RuleCollectionType::Filter);
+        let filters = collections
+            .into_iter()
+            .filter(|collection| collection.rule_collection_type == RuleCollectionType::Filter);
         ordered.extend(filters.map(|collection| (group, collection)));
     }
     ordered

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use vnet_config::model::{Connection, ConnectionType, GatewayGeneration, GatewaySku, GatewayType, VirtualNetworkGateway};
+use vnet_config::model::{
+    Connection, ConnectionType, GatewayGeneration, GatewaySku, GatewayType, VirtualNetworkGateway,
+};
 
 use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, plan};
 use super::{Builder, TUNNEL_MTU};
@@ -11,9 +13,12 @@ use crate::azure_rule::AzureRule;
 use crate::control::PeeringState;
 use crate::snapshot::lpm::Lpm;
 use crate::snapshot::network::{
-    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, Tunnel, TunnelEnd, TunnelLimiters,
+    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, Tunnel, TunnelEnd,
+    TunnelLimiters,
 };
-use crate::snapshot::{ApplianceKind, CounterKind, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus};
+use crate::snapshot::{
+    ApplianceKind, CounterKind, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
+};
 
 impl Builder<'_> {
     pub(super) fn gateways(&mut self) {
@@ -22,10 +27,14 @@ impl Builder<'_> {
             if gateway.gateway_type != GatewayType::Vpn {
                 continue;
             }
-            let Some((network, subnet)) = self.find_subnet(&gateway.virtual_network, "GatewaySubnet") else { continue };
+            let Some((network, subnet)) = self.find_subnet(&gateway.virtual_network, "GatewaySubnet") else {
+                continue;
+            };
             let index = self.snapshot.gateways.len();
             let count = if gateway.active_active { 2 } else { 1 };
-            let instances = (0..count).filter_map(|instance| self.gateway_instance(name, network, index, instance)).collect();
+            let instances = (0..count)
+                .filter_map(|instance| self.gateway_instance(name, network, index, instance))
+                .collect();
             let rate = gateway.throughput_mbps.unwrap_or_else(|| aggregate_mbps(gateway));
             let gateway = Gateway {
                 name: name.as_str().into(),
@@ -43,14 +52,22 @@ impl Builder<'_> {
         }
     }
 
-    fn gateway_instance(&mut self, name: &str, network: usize, gateway: usize, instance: usize) -> Option<GatewayInstance> {
+    fn gateway_instance(
+        &mut self,
+        name: &str,
+        network: usize,
+        gateway: usize,
+        instance: usize,
+    ) -> Option<GatewayInstance> {
         let port_name = format!("{name}/{instance}");
         let addresses: Vec<IpAddr> = self.state.addresses.of(&port_name).to_vec();
         let address = *addresses.iter().find(|address| address.is_ipv4()).or(addresses.first())?;
-        let nets = addresses.iter().map(|address| self.with_prefix("GatewaySubnet", network, *address)).collect();
+        let nets =
+            addresses.iter().map(|address| self.with_prefix("GatewaySubnet", network, *address)).collect();
         let number = u16::try_from(instance).unwrap_or(u16::MAX);
         let kind = PortKind::Appliance { kind: ApplianceKind::Gateway, name: name.into(), instance: number };
-        let port = self.add_port(&port_name, kind, Owner::Gateway { gateway, instance }, |port| port.addresses = nets);
+        let port = self
+            .add_port(&port_name, kind, Owner::Gateway { gateway, instance }, |port| port.addresses = nets);
         for address in &addresses {
             self.snapshot.networks[network].owners.insert(*address, port);
         }
@@ -73,7 +90,8 @@ impl Builder<'_> {
         };
         let id = self.ids.tunnel(&planned.name);
         let port_name = format!("tunnel/{}", planned.name);
-        let ingress = self.add_port(&port_name, PortKind::Tunnel(id), Owner::Tunnel(index), |port| port.mtu = TUNNEL_MTU);
+        let ingress = self
+            .add_port(&port_name, PortKind::Tunnel(id), Owner::Tunnel(index), |port| port.mtu = TUNNEL_MTU);
         if self.snapshot.tunnel_by_id.len() <= id.index() {
             self.snapshot.tunnel_by_id.resize(id.index() + 1, None);
         }
@@ -112,8 +130,10 @@ impl Builder<'_> {
             spec,
             end,
             accepts,
-            egress: self.add_counter(&format!("tunnel/{}/egress", planned.name), counter(TunnelDirection::Egress)),
-            ingress: self.add_counter(&format!("tunnel/{}/ingress", planned.name), counter(TunnelDirection::Ingress)),
+            egress: self
+                .add_counter(&format!("tunnel/{}/egress", planned.name), counter(TunnelDirection::Egress)),
+            ingress: self
+                .add_counter(&format!("tunnel/{}/ingress", planned.name), counter(TunnelDirection::Ingress)),
             limiters,
             remote_location: self.remote_location(planned, connection),
             rule,
@@ -180,7 +200,9 @@ impl Builder<'_> {
     /// ranges, and what was learned over it.
     fn connection_prefixes(&self, name: &str, connection: &Connection) -> Vec<IpNet> {
         let mut prefixes = match connection.connection_type {
-            ConnectionType::Vnet2Vnet => connection.virtual_network_gateway2.as_deref().map(|gateway| self.own_ranges(gateway)),
+            ConnectionType::Vnet2Vnet => {
+                connection.virtual_network_gateway2.as_deref().map(|gateway| self.own_ranges(gateway))
+            }
             _ => connection
                 .local_network_gateway2
                 .as_ref()
@@ -189,7 +211,8 @@ impl Builder<'_> {
         }
         .unwrap_or_default();
         if let Some(learned) = self.state.learned.get(&connection.virtual_network_gateway1) {
-            prefixes.extend(learned.iter().filter(|route| route.connection == name).map(|route| route.prefix));
+            prefixes
+                .extend(learned.iter().filter(|route| route.connection == name).map(|route| route.prefix));
         }
         prefixes.sort();
         prefixes.dedup();
@@ -197,8 +220,15 @@ impl Builder<'_> {
     }
 
     fn own_ranges(&self, gateway: &str) -> Vec<IpNet> {
-        let network = self.topology.virtual_network_gateways.get(gateway).map(|gateway| gateway.virtual_network.as_str());
-        network.and_then(|network| self.topology.virtual_networks.get(network)).map(|network| network.address_space.clone()).unwrap_or_default()
+        let network = self
+            .topology
+            .virtual_network_gateways
+            .get(gateway)
+            .map(|gateway| gateway.virtual_network.as_str());
+        network
+            .and_then(|network| self.topology.virtual_networks.get(network))
+            .map(|network| network.address_space.clone())
+            .unwrap_or_default()
     }
 
     /// What a built-in device routes into the tunnel: its own list, or what the gateway would advertise, its network's ranges
@@ -209,12 +239,18 @@ impl Builder<'_> {
             PlannedSide::Gateway { .. } => planned.remote,
         };
         let devices = self.topology.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref());
-        let listed = devices.into_iter().find(|device| device.public_ip_address == device_address).map(|device| &device.remote_address_space);
+        let listed = devices
+            .into_iter()
+            .find(|device| device.public_ip_address == device_address)
+            .map(|device| &device.remote_address_space);
         if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
             return listed.clone();
         }
         let mut prefixes = self.own_ranges(gateway);
-        let Some(network) = self.gateways.get(gateway).map(|index| self.snapshot.gateways[*index].network) else { return prefixes };
+        let Some(network) = self.gateways.get(gateway).map(|index| self.snapshot.gateways[*index].network)
+        else {
+            return prefixes;
+        };
         for half in self.connected(network) {
             let remote = self.snapshot.peerings[half].remote;
             if self.transit(remote, network) {
@@ -226,11 +262,16 @@ impl Builder<'_> {
 
     /// Whether `user` uses the gateways of `owner`: both flags are set and the peering is connected.
     fn transit(&self, user: usize, owner: usize) -> bool {
-        let (Some(half), true) = (self.halves.get(&(user, owner)), self.halves.contains_key(&(owner, user))) else { return false };
+        let (Some(half), true) = (self.halves.get(&(user, owner)), self.halves.contains_key(&(owner, user)))
+        else {
+            return false;
+        };
         let networks = &self.topology.virtual_networks;
-        let (user_name, owner_name) = (&*self.snapshot.networks[user].name, &*self.snapshot.networks[owner].name);
+        let (user_name, owner_name) =
+            (&*self.snapshot.networks[user].name, &*self.snapshot.networks[owner].name);
         let uses = networks[user].peerings.get(owner_name).is_some_and(|peering| peering.use_remote_gateways);
-        let allows = networks[owner].peerings.get(user_name).is_some_and(|peering| peering.allow_gateway_transit);
+        let allows =
+            networks[owner].peerings.get(user_name).is_some_and(|peering| peering.allow_gateway_transit);
         uses && allows && self.snapshot.peerings[*half].state == PeeringState::Connected
     }
 
@@ -243,7 +284,9 @@ impl Builder<'_> {
             }
             (PlannedSide::Gateway { .. }, _) => {
                 let mut sites = topology.on_premises_sites.values();
-                let site = sites.find(|site| site.vpn_device.as_ref().is_some_and(|device| device.public_ip_address == planned.remote));
+                let site = sites.find(|site| {
+                    site.vpn_device.as_ref().is_some_and(|device| device.public_ip_address == planned.remote)
+                });
                 self.location(site.and_then(|site| site.location.as_deref()), None)
             }
         }
@@ -285,7 +328,8 @@ impl Builder<'_> {
                     Some(EffectiveGateway::Remote { gateway, peering })
                 })
             };
-            let effective = own[network].map(EffectiveGateway::Own).or_else(remote).unwrap_or(EffectiveGateway::None);
+            let effective =
+                own[network].map(EffectiveGateway::Own).or_else(remote).unwrap_or(EffectiveGateway::None);
             self.snapshot.networks[network].gateway = effective;
         }
     }

@@ -57,7 +57,11 @@ impl Builder<'_> {
         let firewalls = snapshot.firewalls.iter().map(|firewall| firewall.location);
         let gateways = snapshot.gateways.iter().map(|gateway| gateway.location);
         let tunnels = snapshot.tunnels.iter().map(|tunnel| tunnel.remote_location);
-        nics.chain(firewalls).chain(gateways).chain(tunnels).chain(snapshot.sites.iter().map(|site| site.location)).collect()
+        nics.chain(firewalls)
+            .chain(gateways)
+            .chain(tunnels)
+            .chain(snapshot.sites.iter().map(|site| site.location))
+            .collect()
     }
 
     fn delay(&mut self, table: &Table, from: Location, to: Location) {

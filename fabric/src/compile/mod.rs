@@ -18,12 +18,14 @@ use vnet_dataplane::PortId;
 
 use crate::azure_rule::AzureRule;
 use crate::control::{Ids, PeeringState, State};
-use crate::snapshot::network::{EffectiveGateway, Firewall, Location, Network, Nic, Owner, PeeringHalf, PeeringRules, Subnet};
+use crate::snapshot::network::{
+    EffectiveGateway, Firewall, Location, Network, Nic, Owner, PeeringHalf, PeeringRules, Subnet,
+};
 use crate::snapshot::routes::SubnetRoutes;
 use crate::snapshot::rules::RuleSet;
 use crate::snapshot::{
-    ApplianceKind, CounterKind, CounterSpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec, METADATA_ADDRESS, PLATFORM_ADDRESS, PortInfo,
-    PortKind, RuleInfo, Snapshot,
+    ApplianceKind, CounterKind, CounterSpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec,
+    METADATA_ADDRESS, PLATFORM_ADDRESS, PortInfo, PortKind, RuleInfo, Snapshot,
 };
 use crate::trace::{RuleId, RuleRef};
 
@@ -114,14 +116,19 @@ impl<'a> Builder<'a> {
             self.snapshot.rules.resize(index + 1, None);
         }
         self.snapshot.rules[index].get_or_insert_with(|| RuleInfo {
-            reference: RuleRef { name: name.to_owned(), azure_rule: azure.id().to_owned(), certainty: azure.certainty() },
+            reference: RuleRef {
+                name: name.to_owned(),
+                azure_rule: azure.id().to_owned(),
+                certainty: azure.certainty(),
+            },
             hits,
         });
         id
     }
 
     fn checks(&mut self) {
-        self.snapshot.checks = AzureRule::ALL.iter().map(|rule| self.rule("check", rule.text(), *rule, None)).collect();
+        self.snapshot.checks =
+            AzureRule::ALL.iter().map(|rule| self.rule("check", rule.text(), *rule, None)).collect();
     }
 
     fn location(&mut self, region: Option<&str>, zone: Option<u8>) -> Location {
@@ -135,7 +142,13 @@ impl<'a> Builder<'a> {
         self.location(region, zone)
     }
 
-    fn add_port(&mut self, name: &str, kind: PortKind, owner: Owner, fill: impl FnOnce(&mut PortInfo)) -> PortId {
+    fn add_port(
+        &mut self,
+        name: &str,
+        kind: PortKind,
+        owner: Owner,
+        fill: impl FnOnce(&mut PortInfo),
+    ) -> PortId {
         let id = self.ids.port(name);
         let mut port = PortInfo {
             id,
@@ -163,10 +176,20 @@ impl<'a> Builder<'a> {
         id
     }
 
-    fn add_limiter(&mut self, name: String, gateway: Option<&str>, megabits_per_second: u32) -> vnet_dataplane::LimiterId {
+    fn add_limiter(
+        &mut self,
+        name: String,
+        gateway: Option<&str>,
+        megabits_per_second: u32,
+    ) -> vnet_dataplane::LimiterId {
         let id = self.ids.limiter(&name);
         let bits_per_second = u64::from(megabits_per_second) * 1_000_000;
-        self.snapshot.limiters.push(LimiterSpec { id, name: name.into(), gateway: gateway.map(Into::into), bits_per_second });
+        self.snapshot.limiters.push(LimiterSpec {
+            id,
+            name: name.into(),
+            gateway: gateway.map(Into::into),
+            bits_per_second,
+        });
         id
     }
 
@@ -208,7 +231,10 @@ impl<'a> Builder<'a> {
 
     /// An address with the length of the prefix of its subnet.
     fn with_prefix(&self, subnet: &str, network: usize, address: IpAddr) -> IpNet {
-        let prefixes = self.topology.virtual_networks[network].subnets.get(subnet).map(|subnet| subnet.address_prefixes.as_slice());
+        let prefixes = self.topology.virtual_networks[network]
+            .subnets
+            .get(subnet)
+            .map(|subnet| subnet.address_prefixes.as_slice());
         prefix_of(prefixes.unwrap_or_default(), address)
     }
 
@@ -222,12 +248,16 @@ impl<'a> Builder<'a> {
     }
 
     fn nic(&mut self, vm: &str, machine: &VirtualMachine, position: usize, nic: &NetworkInterface) {
-        let Some((network, subnet)) = self.find_subnet(&nic.subnet.virtual_network, &nic.subnet.subnet) else { return };
+        let Some((network, subnet)) = self.find_subnet(&nic.subnet.virtual_network, &nic.subnet.subnet)
+        else {
+            return;
+        };
         let name = format!("{vm}/{}", nic.name);
         let mut addresses = nic.private_ip_addresses.clone();
         addresses.extend(self.state.addresses.of(&name));
         let index = self.snapshot.nics.len();
-        let nets: Vec<IpNet> = addresses.iter().map(|address| self.with_prefix(&nic.subnet.subnet, network, *address)).collect();
+        let nets: Vec<IpNet> =
+            addresses.iter().map(|address| self.with_prefix(&nic.subnet.subnet, network, *address)).collect();
         let kind = PortKind::Nic { vm: vm.into(), nic: nic.name.as_str().into() };
         let port = self.add_port(&name, kind, Owner::Nic(index), |port| {
             port.addresses = nets;
@@ -247,9 +277,13 @@ impl<'a> Builder<'a> {
             }
         }
         for group in &nic.application_security_groups {
-            self.asg_members.entry(group.clone()).or_default().extend(addresses.iter().map(|address| IpNet::from(*address)));
+            self.asg_members
+                .entry(group.clone())
+                .or_default()
+                .extend(addresses.iter().map(|address| IpNet::from(*address)));
         }
-        let limiter = machine.bandwidth_mbps.map(|rate| self.add_limiter(format!("vm/{vm}/egress"), None, rate));
+        let limiter =
+            machine.bandwidth_mbps.map(|rate| self.add_limiter(format!("vm/{vm}/egress"), None, rate));
         let nic = Nic {
             port,
             subnet,
@@ -269,11 +303,21 @@ impl<'a> Builder<'a> {
     fn firewalls(&mut self) {
         let topology = self.topology;
         for (name, firewall) in &topology.azure_firewalls {
-            let Some((network, subnet)) = self.find_subnet(&firewall.virtual_network, "AzureFirewallSubnet") else { continue };
+            let Some((network, subnet)) = self.find_subnet(&firewall.virtual_network, "AzureFirewallSubnet")
+            else {
+                continue;
+            };
             let index = self.snapshot.firewalls.len();
             let addresses: Vec<IpAddr> = self.state.addresses.of(name).to_vec();
-            let nets = addresses.iter().map(|address| self.with_prefix("AzureFirewallSubnet", network, *address)).collect();
-            let kind = PortKind::Appliance { kind: ApplianceKind::Firewall, name: name.as_str().into(), instance: 0 };
+            let nets = addresses
+                .iter()
+                .map(|address| self.with_prefix("AzureFirewallSubnet", network, *address))
+                .collect();
+            let kind = PortKind::Appliance {
+                kind: ApplianceKind::Firewall,
+                name: name.as_str().into(),
+                instance: 0,
+            };
             let port = self.add_port(name, kind, Owner::Firewall(index), |port| port.addresses = nets);
             for address in &addresses {
                 self.snapshot.networks[network].owners.insert(*address, port);
@@ -286,7 +330,8 @@ impl<'a> Builder<'a> {
                 rule: "default".into(),
                 allow: false,
             };
-            let default_deny = self.rule(name, &format!("{name}/default"), AzureRule::FirewallDefault, Some(hits));
+            let default_deny =
+                self.rule(name, &format!("{name}/default"), AzureRule::FirewallDefault, Some(hits));
             let firewall = Firewall {
                 name: name.as_str().into(),
                 port,
@@ -305,7 +350,9 @@ impl<'a> Builder<'a> {
         let platform = self.add_port("platform", PortKind::Platform, Owner::Platform, |port| {
             port.addresses = vec![PLATFORM_ADDRESS.into(), METADATA_ADDRESS.into()];
         });
-        let edge = self.add_port("internet", PortKind::InternetEdge, Owner::InternetEdge, |port| port.default_route = false);
+        let edge = self.add_port("internet", PortKind::InternetEdge, Owner::InternetEdge, |port| {
+            port.default_route = false
+        });
         self.snapshot.platform = Some(platform);
         self.snapshot.edge = Some(edge);
         for (name, host) in &self.topology.internet.hosts {
@@ -317,15 +364,28 @@ impl<'a> Builder<'a> {
         let topology = self.topology;
         for (local_index, (local, network)) in topology.virtual_networks.iter().enumerate() {
             for (remote, peering) in &network.peerings {
-                let Some(remote_index) = topology.virtual_networks.get_index_of(remote.as_str()) else { continue };
+                let Some(remote_index) = topology.virtual_networks.get_index_of(remote.as_str()) else {
+                    continue;
+                };
                 let name = format!("peering {local} -> {remote}");
                 let rules = PeeringRules {
                     connected: self.rule("", &name, AzureRule::PeeringState, None),
                     not_connected: self.rule("not connected", &name, AzureRule::PeeringState, None),
-                    access: self.rule("", &format!("{name}: allowVirtualNetworkAccess"), AzureRule::PeeringAccess, None),
-                    forwarded: self.rule("", &format!("{name}: allowForwardedTraffic"), AzureRule::PeeringForwarded, None),
+                    access: self.rule(
+                        "",
+                        &format!("{name}: allowVirtualNetworkAccess"),
+                        AzureRule::PeeringAccess,
+                        None,
+                    ),
+                    forwarded: self.rule(
+                        "",
+                        &format!("{name}: allowForwardedTraffic"),
+                        AzureRule::PeeringForwarded,
+                        None,
+                    ),
                 };
-                let counter = CounterKind::Peering { from: local.as_str().into(), to: remote.as_str().into() };
+                let counter =
+                    CounterKind::Peering { from: local.as_str().into(), to: remote.as_str().into() };
                 let here = self.network_location(local_index, None);
                 let there = self.network_location(remote_index, None);
                 let half = PeeringHalf {
@@ -360,7 +420,11 @@ impl<'a> Builder<'a> {
     }
 
     fn peering_state(&self, local: &str, remote: &str) -> PeeringState {
-        self.state.peerings.get(&format!("{local} -> {remote}")).map(|status| status.state).unwrap_or_default()
+        self.state
+            .peerings
+            .get(&format!("{local} -> {remote}"))
+            .map(|status| status.state)
+            .unwrap_or_default()
     }
 
     /// The remote network's ranges, as this half holds them since its last sync.

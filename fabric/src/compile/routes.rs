@@ -34,13 +34,19 @@ struct NetworkLayers {
 impl Builder<'_> {
     pub(super) fn routes(&mut self) {
         let topology = self.topology;
-        let tables: HashMap<String, Layer> =
-            topology.route_tables.iter().map(|(name, table)| (name.clone(), self.user_layer(name, table))).collect();
+        let tables: HashMap<String, Layer> = topology
+            .route_tables
+            .iter()
+            .map(|(name, table)| (name.clone(), self.user_layer(name, table)))
+            .collect();
         for (index, network) in topology.virtual_networks.values().enumerate() {
             let layers = self.network_layers(index);
             for (name, subnet) in &network.subnets {
                 let position = self.subnets[&(index, name.clone())];
-                let table = subnet.route_table.as_ref().and_then(|name| Some((topology.route_tables.get(name)?, tables.get(name)?)));
+                let table = subnet
+                    .route_table
+                    .as_ref()
+                    .and_then(|name| Some((topology.route_tables.get(name)?, tables.get(name)?)));
                 self.snapshot.subnets[position].routes = subnet_routes(&layers, table);
             }
         }
@@ -49,9 +55,14 @@ impl Builder<'_> {
     fn route(&mut self, layer: &mut Lpm<Route>, scope: &str, azure: AzureRule, route: NewRoute<'_>) {
         let NewRoute { prefix, source, next_hop, name } = route;
         let shown = match (source, name) {
-            (RouteSource::User, Some(name)) => format!("route {scope}/{name} ({prefix} -> {})", describe(next_hop, false)),
+            (RouteSource::User, Some(name)) => {
+                format!("route {scope}/{name} ({prefix} -> {})", describe(next_hop, false))
+            }
             (RouteSource::Gateway, _) => format!("gateway route ({prefix} -> VirtualNetworkGateway)"),
-            _ => format!("system route ({prefix} -> {})", describe(next_hop, azure == AzureRule::RoutePeering && scope == "global")),
+            _ => format!(
+                "system route ({prefix} -> {})",
+                describe(next_hop, azure == AzureRule::RoutePeering && scope == "global")
+            ),
         };
         let rule = self.rule(scope, &shown, azure, None);
         layer.insert(prefix, Route { prefix, source, next_hop, name: name.map(Into::into), rule });
@@ -78,12 +89,22 @@ impl Builder<'_> {
         let ranges = self.snapshot.networks[network].ranges.clone();
         let mut own = Lpm::default();
         for prefix in &ranges {
-            self.route(&mut own, "", AzureRule::RouteVnetLocal, NewRoute::system(*prefix, NextHop::VnetLocal));
+            self.route(
+                &mut own,
+                "",
+                AzureRule::RouteVnetLocal,
+                NewRoute::system(*prefix, NextHop::VnetLocal),
+            );
         }
         for v4 in [true, false] {
             let exists = v4 || ranges.iter().any(|range| range.addr().is_ipv6());
             if exists && own.get(&default_route(v4)).is_none() {
-                self.route(&mut own, "", AzureRule::RouteInternet, NewRoute::system(default_route(v4), NextHop::Internet));
+                self.route(
+                    &mut own,
+                    "",
+                    AzureRule::RouteInternet,
+                    NewRoute::system(default_route(v4), NextHop::Internet),
+                );
             }
         }
         let mut peerings = Lpm::default();
@@ -92,18 +113,34 @@ impl Builder<'_> {
             let scope = if self.snapshot.peerings[half].global { "global" } else { "" };
             for prefix in self.ranges_in_force(&self.snapshot.peerings[half]) {
                 preferred.push(prefix);
-                self.route(&mut peerings, scope, AzureRule::RoutePeering, NewRoute::system(prefix, NextHop::Peering(half)));
+                self.route(
+                    &mut peerings,
+                    scope,
+                    AzureRule::RoutePeering,
+                    NewRoute::system(prefix, NextHop::Peering(half)),
+                );
             }
         }
         let mut reserved = Lpm::default();
         for prefix in reserved_prefixes() {
-            let replaced = ranges.iter().any(|range| covers(range, &prefix)) || peerings.get(&prefix).is_some();
+            let replaced =
+                ranges.iter().any(|range| covers(range, &prefix)) || peerings.get(&prefix).is_some();
             if !replaced {
-                self.route(&mut reserved, "", AzureRule::RouteReserved, NewRoute::system(prefix, NextHop::None));
+                self.route(
+                    &mut reserved,
+                    "",
+                    AzureRule::RouteReserved,
+                    NewRoute::system(prefix, NextHop::None),
+                );
             }
         }
         let gateway = self.gateway_layer(network, &preferred);
-        NetworkLayers { own: Arc::new(own), peerings: Arc::new(peerings), reserved: Arc::new(reserved), gateway }
+        NetworkLayers {
+            own: Arc::new(own),
+            peerings: Arc::new(peerings),
+            reserved: Arc::new(reserved),
+            gateway,
+        }
     }
 
     /// The effective gateway's prefixes, less those that are equal to or inside ranges of the network and its peers.
@@ -112,10 +149,18 @@ impl Builder<'_> {
             EffectiveGateway::None => return None,
             EffectiveGateway::Own(gateway) | EffectiveGateway::Remote { gateway, .. } => gateway,
         };
-        let prefixes: Vec<IpNet> = self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix).collect();
+        let prefixes: Vec<IpNet> =
+            self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix).collect();
         let mut layer = Lpm::default();
-        for prefix in prefixes.into_iter().filter(|prefix| !preferred.iter().any(|range| covers(range, prefix))) {
-            let new = NewRoute { prefix, source: RouteSource::Gateway, next_hop: NextHop::VirtualNetworkGateway, name: None };
+        for prefix in
+            prefixes.into_iter().filter(|prefix| !preferred.iter().any(|range| covers(range, prefix)))
+        {
+            let new = NewRoute {
+                prefix,
+                source: RouteSource::Gateway,
+                next_hop: NextHop::VirtualNetworkGateway,
+                name: None,
+            };
             self.route(&mut layer, "", AzureRule::RouteGateway, new);
         }
         Some(Arc::new(layer))
@@ -144,7 +189,14 @@ fn subnet_routes(layers: &NetworkLayers, table: Option<(&RouteTable, &Layer)>) -
     let default = default_route(true);
     let replaced = |layer: &Option<Layer>| layer.as_ref().is_some_and(|layer| layer.get(&default).is_some());
     let reserved = (!replaced(&user) && !replaced(&gateway)).then(|| layers.reserved.clone());
-    SubnetRoutes { user, gateway, own: layers.own.clone(), peerings: layers.peerings.clone(), reserved, propagation_disabled }
+    SubnetRoutes {
+        user,
+        gateway,
+        own: layers.own.clone(),
+        peerings: layers.peerings.clone(),
+        reserved,
+        propagation_disabled,
+    }
 }
 
 /// A next hop as Azure names it.

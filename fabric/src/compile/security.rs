@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-use vnet_config::model::{Access, AddressSpec, Direction, NetworkSecurityGroup, PortRange, SecurityProtocol, SecurityRule};
+use vnet_config::model::{
+    Access, AddressSpec, Direction, NetworkSecurityGroup, PortRange, SecurityProtocol, SecurityRule,
+};
 
 use super::Builder;
 use super::routes::reserved_prefixes;
@@ -15,7 +17,8 @@ use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list};
 use crate::snapshot::{HitKind, PLATFORM_ADDRESS};
 
 /// Ranges beside the private ones that are no part of the Internet.
-const NOT_PUBLIC: [&str; 6] = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3", "ff00::/8"];
+const NOT_PUBLIC: [&str; 6] =
+    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3", "ff00::/8"];
 
 /// What the service tags stand for in one subnet.
 pub(super) struct Tags {
@@ -45,7 +48,9 @@ impl Builder<'_> {
         for index in 0..self.snapshot.nics.len() {
             let subnet = self.snapshot.nics[index].subnet;
             let (network_name, subnet_name) = split(&self.snapshot.subnets[subnet].name);
-            let subnet_group = topology.virtual_networks[network_name.as_str()].subnets[subnet_name.as_str()].network_security_group.clone();
+            let subnet_group = topology.virtual_networks[network_name.as_str()].subnets[subnet_name.as_str()]
+                .network_security_group
+                .clone();
             let nic_group = self.nic_group(index);
             let mut get = |builder: &mut Self, name: Option<String>| {
                 let name = name?;
@@ -65,7 +70,12 @@ impl Builder<'_> {
         let port = self.snapshot.port(self.snapshot.nics[nic].port)?;
         let (vm, nic) = split(&port.name);
         let machine = self.topology.virtual_machines.get(&vm)?;
-        machine.network_interfaces.iter().find(|candidate| candidate.name == nic)?.network_security_group.clone()
+        machine
+            .network_interfaces
+            .iter()
+            .find(|candidate| candidate.name == nic)?
+            .network_security_group
+            .clone()
     }
 
     /// The tags as a subnet sees them. VirtualNetwork: the network's ranges, those of connected peers that it allows, the
@@ -91,8 +101,15 @@ impl Builder<'_> {
         virtual_network.sort();
         virtual_network.dedup();
         let mut excluded: Vec<IpNet> = reserved_prefixes().chain(inside).collect();
-        excluded.extend(NOT_PUBLIC.iter().map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes")));
-        let everything = [IpNet::V4(Default::default()), "2000::/3".parse().expect("the global unicast range is a well-formed prefix")];
+        excluded.extend(
+            NOT_PUBLIC
+                .iter()
+                .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes")),
+        );
+        let everything = [
+            IpNet::V4(Default::default()),
+            "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
+        ];
         Tags { virtual_network, internet: subtract(&everything, &excluded) }
     }
 
@@ -104,8 +121,15 @@ impl Builder<'_> {
         }
     }
 
-    fn direction(&mut self, name: &str, group: &NetworkSecurityGroup, tags: &Tags, direction: Direction) -> RuleSet {
-        let mut own: Vec<&SecurityRule> = group.security_rules.iter().filter(|rule| rule.direction == direction).collect();
+    fn direction(
+        &mut self,
+        name: &str,
+        group: &NetworkSecurityGroup,
+        tags: &Tags,
+        direction: Direction,
+    ) -> RuleSet {
+        let mut own: Vec<&SecurityRule> =
+            group.security_rules.iter().filter(|rule| rule.direction == direction).collect();
         own.sort_by_key(|rule| rule.priority);
         let mut rules: Vec<Rule> = own.into_iter().map(|rule| self.security_rule(name, rule, tags)).collect();
         let defaults = if direction == Direction::Inbound { DEFAULT_INBOUND } else { DEFAULT_OUTBOUND };
@@ -144,7 +168,11 @@ impl Builder<'_> {
             protocols,
             source: self.side(&rule.source_address_prefixes, &rule.source_application_security_groups, tags),
             source_ports: ports(&rule.source_port_ranges),
-            destination: self.side(&rule.destination_address_prefixes, &rule.destination_application_security_groups, tags),
+            destination: self.side(
+                &rule.destination_address_prefixes,
+                &rule.destination_application_security_groups,
+                tags,
+            ),
             destination_ports: ports(&rule.destination_port_ranges),
         }
     }
@@ -153,7 +181,8 @@ impl Builder<'_> {
         if groups.is_empty() {
             return if prefixes.is_empty() { AddressSet::Any } else { addresses(prefixes, Some(tags)) };
         }
-        let members = groups.iter().filter_map(|group| self.asg_members.get(group)).flatten().copied().collect();
+        let members =
+            groups.iter().filter_map(|group| self.asg_members.get(group)).flatten().copied().collect();
         addresses(prefixes, Some(tags)).union(AddressSet::Prefixes(members))
     }
 }

@@ -19,9 +19,15 @@ impl Builder<'_> {
             let index = self.snapshot.sites.len();
             let mut hosts = HashMap::new();
             for (host, addresses) in &site.hosts {
-                let nets = addresses.addresses.iter().map(|address| prefix_of(&site.address_space, *address)).collect();
+                let nets = addresses
+                    .addresses
+                    .iter()
+                    .map(|address| prefix_of(&site.address_space, *address))
+                    .collect();
                 let kind = PortKind::SiteHost { site: name.as_str().into(), host: host.as_str().into() };
-                let port = self.add_port(&format!("{name}/{host}"), kind, Owner::SiteHost(index), |port| port.addresses = nets);
+                let port = self.add_port(&format!("{name}/{host}"), kind, Owner::SiteHost(index), |port| {
+                    port.addresses = nets
+                });
                 hosts.extend(addresses.addresses.iter().map(|address| (*address, port)));
                 self.snapshot.names.site_hosts.insert(host.as_str().into(), port);
             }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use vnet_config::model::{Connection, ConnectionMode, ConnectionType, GatewayType, Topology, VirtualNetworkGateway, VpnDeviceKind};
+use vnet_config::model::{
+    Connection, ConnectionMode, ConnectionType, GatewayType, Topology, VirtualNetworkGateway, VpnDeviceKind,
+};
 
 /// One end of a tunnel that the file asks for.
 #[derive(Debug)]
@@ -76,7 +78,9 @@ fn plan_site<'a>(
     gateway: &'a VirtualNetworkGateway,
     ends: &mut Vec<PlannedEnd<'a>>,
 ) {
-    let Some(local_gateway) = connection.local_network_gateway2.as_ref().and_then(|name| topology.local_network_gateways.get(name)) else {
+    let Some(local_gateway) =
+        connection.local_network_gateway2.as_ref().and_then(|name| topology.local_network_gateways.get(name))
+    else {
         return;
     };
     let remote = local_gateway.gateway_ip_address;
@@ -88,10 +92,14 @@ fn plan_site<'a>(
         let index = u16::try_from(instance).unwrap_or(u16::MAX);
         let own_name = format!("{name}/{index}");
         let builtin = site.filter(|(_, device)| device.kind == VpnDeviceKind::Builtin);
-        let device_key = builtin.and_then(|(_, device)| device.shared_key.as_ref().map(|key| key.expose())).or(key(connection));
+        let device_key = builtin
+            .and_then(|(_, device)| device.shared_key.as_ref().map(|key| key.expose()))
+            .or(key(connection));
         let problem = match site {
             None => Some(format!("no VPN device of the lab has the public address {remote}")),
-            Some(_) if device_key != key(connection) => Some("the two ends have different shared keys".to_owned()),
+            Some(_) if device_key != key(connection) => {
+                Some("the two ends have different shared keys".to_owned())
+            }
             Some(_) => None,
         };
         let peer = match site {
@@ -147,8 +155,13 @@ fn plan_network<'a>(
         for (far, remote) in there.iter().enumerate() {
             let index = instance * there.len() + far;
             let problem = match back {
-                None => Some(format!("no connection leads back from {remote_name} to {}", connection.virtual_network_gateway1)),
-                Some((_, back)) if key(back) != key(connection) => Some("the two ends have different shared keys".to_owned()),
+                None => Some(format!(
+                    "no connection leads back from {remote_name} to {}",
+                    connection.virtual_network_gateway1
+                )),
+                Some((_, back)) if key(back) != key(connection) => {
+                    Some("the two ends have different shared keys".to_owned())
+                }
                 Some(_) => None,
             };
             let peer = match back {

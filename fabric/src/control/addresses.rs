@@ -71,7 +71,14 @@ impl Allocations {
 fn requests(topology: &Topology) -> Vec<Request<'_>> {
     let mut requests = Vec::new();
     for (name, firewall) in &topology.azure_firewalls {
-        push(&mut requests, topology, name.clone(), (&firewall.virtual_network, "AzureFirewallSubnet"), &[], false);
+        push(
+            &mut requests,
+            topology,
+            name.clone(),
+            (&firewall.virtual_network, "AzureFirewallSubnet"),
+            &[],
+            false,
+        );
     }
     for (name, gateway) in &topology.virtual_network_gateways {
         let instances = if gateway.active_active { 2 } else { 1 };
@@ -114,7 +121,11 @@ fn still_fits(request: &Request<'_>, address: IpAddr) -> bool {
 fn missing_families(request: &Request<'_>, own: &[IpAddr]) -> Vec<Family> {
     let has = |v4: bool| request.fixed.iter().chain(own).any(|address| address.is_ipv4() == v4);
     let offers = |v4: bool| request.prefixes.iter().any(|prefix| prefix.addr().is_ipv4() == v4);
-    [(true, Family::V4), (false, Family::V6)].into_iter().filter(|(v4, _)| offers(*v4) && !has(*v4)).map(|(_, family)| family).collect()
+    [(true, Family::V4), (false, Family::V6)]
+        .into_iter()
+        .filter(|(v4, _)| offers(*v4) && !has(*v4))
+        .map(|(_, family)| family)
+        .collect()
 }
 
 fn free_address(request: &Request<'_>, family: Family, taken: &HashSet<IpAddr>) -> Option<IpAddr> {

@@ -170,7 +170,9 @@ impl State {
         match event {
             Event::Apply(topology) => self.apply(topology),
             Event::TunnelUp { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connected),
-            Event::TunnelDown { tunnel, reason } => self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason)),
+            Event::TunnelDown { tunnel, reason } => {
+                self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason))
+            }
             Event::TunnelConnecting { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connecting),
             Event::RoutesLearned { gateway, routes } => self.learn(gateway, routes),
             Event::RoutesWithdrawn { gateway, routes } => self.withdraw(&gateway, &routes),
@@ -229,7 +231,9 @@ impl State {
         let known = self.learned.entry(gateway).or_default();
         let before = known.clone();
         for route in routes {
-            known.retain(|old| (&old.prefix, &old.connection, &old.peer) != (&route.prefix, &route.connection, &route.peer));
+            known.retain(|old| {
+                (&old.prefix, &old.connection, &old.peer) != (&route.prefix, &route.connection, &route.peer)
+            });
             known.push(route);
         }
         known.sort_by(|a, b| (a.prefix, &a.connection, a.peer).cmp(&(b.prefix, &b.connection, b.peer)));
@@ -239,7 +243,11 @@ impl State {
     fn withdraw(&mut self, gateway: &str, routes: &[(IpNet, String)]) -> Vec<Effect> {
         let Some(known) = self.learned.get_mut(gateway) else { return Vec::new() };
         let before = known.len();
-        known.retain(|route| !routes.iter().any(|(prefix, connection)| *prefix == route.prefix && *connection == route.connection));
+        known.retain(|route| {
+            !routes
+                .iter()
+                .any(|(prefix, connection)| *prefix == route.prefix && *connection == route.connection)
+        });
         if known.len() == before { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
     }
 

@@ -100,8 +100,15 @@ pub(crate) fn converge(peerings: &mut BTreeMap<String, PeeringStatus>, topology:
 }
 
 /// Both halves take over the present ranges; says whether anything changed.
-pub(crate) fn sync(peerings: &mut BTreeMap<String, PeeringStatus>, topology: &Topology, local: &str, remote: &str) -> bool {
-    let (Some(here), Some(there)) = (topology.virtual_networks.get(local), topology.virtual_networks.get(remote)) else {
+pub(crate) fn sync(
+    peerings: &mut BTreeMap<String, PeeringStatus>,
+    topology: &Topology,
+    local: &str,
+    remote: &str,
+) -> bool {
+    let (Some(here), Some(there)) =
+        (topology.virtual_networks.get(local), topology.virtual_networks.get(remote))
+    else {
         return false;
     };
     let mut changed = false;

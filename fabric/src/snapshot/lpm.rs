@@ -62,8 +62,12 @@ impl<T> Lpm<T> {
     /// Every prefix that contains the address, the shortest first.
     pub fn covering(&self, address: IpAddr) -> Vec<(IpNet, &T)> {
         match address {
-            IpAddr::V4(v4) => self.v4.cover(&Ipv4Net::from(v4)).map(|(net, value)| (IpNet::V4(net), value)).collect(),
-            IpAddr::V6(v6) => self.v6.cover(&Ipv6Net::from(v6)).map(|(net, value)| (IpNet::V6(net), value)).collect(),
+            IpAddr::V4(v4) => {
+                self.v4.cover(&Ipv4Net::from(v4)).map(|(net, value)| (IpNet::V4(net), value)).collect()
+            }
+            IpAddr::V6(v6) => {
+                self.v6.cover(&Ipv6Net::from(v6)).map(|(net, value)| (IpNet::V6(net), value)).collect()
+            }
         }
     }
 

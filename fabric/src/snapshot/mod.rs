@@ -14,8 +14,8 @@ use vnet_config::model::PeeringFlags;
 use vnet_dataplane::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 
 pub use ports::{
-    ApplianceKind, CounterKind, CounterSpec, DelaySpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec, PortInfo, PortKind, SharedKey,
-    TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
+    ApplianceKind, CounterKind, CounterSpec, DelaySpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec,
+    PortInfo, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
 };
 
 use crate::azure_rule::AzureRule;
@@ -158,7 +158,10 @@ impl Snapshot {
 
     /// All rules, routes and checks, with their handles.
     pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleInfo)> {
-        self.rules.iter().enumerate().filter_map(|(index, rule)| Some((RuleId(u32::try_from(index).ok()?), rule.as_ref()?)))
+        self.rules
+            .iter()
+            .enumerate()
+            .filter_map(|(index, rule)| Some((RuleId(u32::try_from(index).ok()?), rule.as_ref()?)))
     }
 
     /// What is behind a rule handle.

@@ -43,7 +43,10 @@ pub(crate) enum EffectiveGateway {
     None,
     Own(usize),
     /// By gateway transit over this half of a peering.
-    Remote { gateway: usize, peering: usize },
+    Remote {
+        gateway: usize,
+        peering: usize,
+    },
 }
 
 impl EffectiveGateway {

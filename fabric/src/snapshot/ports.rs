@@ -132,7 +132,9 @@ pub enum TunnelPeer {
 }
 
 /// Whether a tunnel carries packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "camelCase", tag = "state", content = "reason")]
 pub enum TunnelStatus {
     /// No handshake yet; packets are taken and wait for it.

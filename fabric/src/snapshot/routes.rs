@@ -74,7 +74,13 @@ pub struct SubnetRoutes {
 impl SubnetRoutes {
     /// The layers, the preferred first where prefixes are equal.
     fn layers(&self) -> [Option<&Layer>; 5] {
-        [self.user.as_ref(), self.gateway.as_ref(), Some(&self.own), Some(&self.peerings), self.reserved.as_ref()]
+        [
+            self.user.as_ref(),
+            self.gateway.as_ref(),
+            Some(&self.own),
+            Some(&self.peerings),
+            self.reserved.as_ref(),
+        ]
     }
 
     /// The route for a destination: the longest prefix, then user before gateway before system. Gateway routes that Azure
@@ -93,8 +99,13 @@ impl SubnetRoutes {
 
     /// Every route that contains the destination, the selected one first, the others by length and rank.
     pub fn candidates(&self, destination: IpAddr) -> Vec<&Route> {
-        let mut all: Vec<&Route> =
-            self.layers().into_iter().flatten().flat_map(|layer| layer.covering(destination)).map(|(_, route)| route).collect();
+        let mut all: Vec<&Route> = self
+            .layers()
+            .into_iter()
+            .flatten()
+            .flat_map(|layer| layer.covering(destination))
+            .map(|(_, route)| route)
+            .collect();
         all.sort_by(|a, b| b.prefix.prefix_len().cmp(&a.prefix.prefix_len()).then(a.source.cmp(&b.source)));
         all
     }
@@ -118,7 +129,10 @@ mod tests {
         let mut lpm = Lpm::default();
         for (prefix, source, next_hop) in routes {
             let prefix: IpNet = prefix.parse().unwrap();
-            lpm.insert(prefix, Route { prefix, source: *source, next_hop: *next_hop, name: None, rule: RuleId(0) });
+            lpm.insert(
+                prefix,
+                Route { prefix, source: *source, next_hop: *next_hop, name: None, rule: RuleId(0) },
+            );
         }
         Arc::new(lpm)
     }
@@ -126,10 +140,19 @@ mod tests {
     fn table() -> SubnetRoutes {
         let nva = NextHop::VirtualAppliance("10.0.9.4".parse().unwrap());
         SubnetRoutes {
-            user: Some(layer(&[("10.2.0.0/16", RouteSource::User, nva), ("10.2.0.0/15", RouteSource::User, NextHop::None)])),
+            user: Some(layer(&[
+                ("10.2.0.0/16", RouteSource::User, nva),
+                ("10.2.0.0/15", RouteSource::User, NextHop::None),
+            ])),
             gateway: Some(layer(&[("10.0.0.0/8", RouteSource::Gateway, NextHop::VirtualNetworkGateway)])),
-            own: layer(&[("10.0.0.0/16", RouteSource::Default, NextHop::VnetLocal), ("0.0.0.0/0", RouteSource::Default, NextHop::Internet)]),
-            peerings: layer(&[("10.2.0.0/16", RouteSource::Default, NextHop::Peering(0)), ("10.3.0.0/16", RouteSource::Default, NextHop::Peering(1))]),
+            own: layer(&[
+                ("10.0.0.0/16", RouteSource::Default, NextHop::VnetLocal),
+                ("0.0.0.0/0", RouteSource::Default, NextHop::Internet),
+            ]),
+            peerings: layer(&[
+                ("10.2.0.0/16", RouteSource::Default, NextHop::Peering(0)),
+                ("10.3.0.0/16", RouteSource::Default, NextHop::Peering(1)),
+            ]),
             reserved: Some(layer(&[("10.0.0.0/8", RouteSource::Default, NextHop::None)])),
             propagation_disabled: false,
         }

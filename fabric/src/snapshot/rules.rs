@@ -184,7 +184,11 @@ mod tests {
 
     #[test]
     fn the_first_match_decides() {
-        let set = RuleSet::new(vec![rule(1, Protocols::UDP, &[]), rule(2, Protocols::ANY, &[]), rule(3, Protocols::TCP, &[])]);
+        let set = RuleSet::new(vec![
+            rule(1, Protocols::UDP, &[]),
+            rule(2, Protocols::ANY, &[]),
+            rule(3, Protocols::TCP, &[]),
+        ]);
         assert_eq!(set.first_match(&tuple(Protocol::TCP, 1)).unwrap().id, RuleId(2));
     }
 }
