@@ -12,7 +12,7 @@ use crate::reason::Reason;
 pub const ACTIONS_MAX: usize = 16;
 
 /// One step of a packet's way. The last one of a list is terminal (`Deliver`, `Seal`, `Proxy`, `Drop`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Adds one packet (or a super-packet's segments) and its bytes to a counter.
     Count(CounterId),

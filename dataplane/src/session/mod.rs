@@ -1,0 +1,379 @@
+//! Sessions of stateful functions, found from either direction by one lookup.
+//!
+//! The records lie in memory that the caller provides, which may be a mapped file, so that they outlive the
+//! process; the index over them is built when the table is opened. Time is in whole seconds of a clock that
+//! goes on over a restart. A full table takes closing, half-open and datagram sessions in that order and never
+//! an established one.
+
+mod record;
+
+use std::ops::DerefMut;
+
+use hashbrown::HashTable;
+
+use crate::hash::TupleHash;
+use crate::list::{Lists, NIL, Wheel};
+use crate::port::FunctionId;
+use crate::reason::Reason;
+use crate::timeouts::{FlowState, Timeouts};
+use crate::tuple::{FiveTuple, Protocol, TcpFlags};
+
+pub use record::{SessionRecord, SessionSide};
+
+/// At most this many timeout profiles in one table.
+pub const PROFILES_MAX: usize = 16;
+
+/// A packet's place in a session. It outlives the session: a stale one is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRef {
+    slot: u32,
+    generation: u16,
+    side: SessionSide,
+}
+
+impl SessionRef {
+    /// Which way the packet runs.
+    pub fn side(self) -> SessionSide {
+        self.side
+    }
+}
+
+impl Default for SessionRef {
+    /// Refers to no session.
+    fn default() -> SessionRef {
+        SessionRef { slot: NIL, generation: 0, side: SessionSide::Original }
+    }
+}
+
+/// A session that a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionFound {
+    /// To report the packet with.
+    pub session: SessionRef,
+    /// The packet's direction.
+    pub side: SessionSide,
+    /// The tuple of the first packet.
+    pub original: FiveTuple,
+    /// The tuple of replies as they arrive, before translation back.
+    pub reply: FiveTuple,
+    /// The rule that allowed it.
+    pub rule: u32,
+}
+
+/// A session to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewSession {
+    /// Whose it is.
+    pub function: FunctionId,
+    /// The first packet's tuple, as the function saw it.
+    pub tuple: FiveTuple,
+    /// The rule that allowed it.
+    pub rule: u32,
+    /// For a translated session, the tuple with which replies arrive; none where it is `tuple` reversed.
+    pub reply: Option<FiveTuple>,
+    /// Which of the table's timeout profiles it has.
+    pub profile: u8,
+}
+
+/// The sessions of many functions, over records of the caller's.
+#[derive(Debug)]
+pub struct SessionTable<R> {
+    records: R,
+    capacity: usize,
+    hash: TupleHash,
+    profiles: Vec<Timeouts>,
+    /// Each session under its original tuple, as 2 * slot, and a translated one also under its reply's, as
+    /// 2 * slot + 1.
+    index: HashTable<u32>,
+    len: usize,
+    free: Vec<u32>,
+    wheel: Wheel,
+    by_state: Lists,
+    counts: [usize; FlowState::ALL.len() + 1],
+    discarded: usize,
+}
+
+impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
+    /// Opens a table over `records`, whatever they hold: records that are whole are taken over, all others are
+    /// freed. `profiles` are the timeouts that sessions choose from by index, at least one and at most
+    /// [`PROFILES_MAX`]; an index beyond them means the first.
+    pub fn open_region(mut records: R, profiles: &[Timeouts], seed: u64, now_s: u32) -> SessionTable<R> {
+        let capacity = records.len().min((NIL / 2) as usize);
+        for record in &mut records[capacity..] {
+            record.free();
+        }
+        let mut profiles = profiles[..profiles.len().min(PROFILES_MAX)].to_vec();
+        if profiles.is_empty() {
+            profiles.push(Timeouts::default());
+        }
+        let mut table = SessionTable {
+            records,
+            capacity,
+            hash: TupleHash::new(seed),
+            profiles,
+            index: HashTable::new(),
+            len: 0,
+            free: Vec::with_capacity(capacity),
+            wheel: Wheel::new(now_s),
+            by_state: Lists::new(FlowState::ALL.len() + 1),
+            counts: [0; FlowState::ALL.len() + 1],
+            discarded: 0,
+        };
+        for slot in (0..capacity as u32).rev() {
+            table.adopt(slot, now_s);
+        }
+        table
+    }
+
+    /// Sessions in the table.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// No session is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// At most this many sessions.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sessions in this state.
+    pub fn count(&self, state: FlowState) -> usize {
+        self.counts[state as usize]
+    }
+
+    /// Records that were not whole when the table was opened.
+    pub fn discarded(&self) -> usize {
+        self.discarded
+    }
+
+    /// The session of `function` that a packet with this tuple belongs to, in either direction.
+    pub fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound> {
+        let hash = self.hash.symmetric_within(function.0, tuple);
+        let slot = *self.index.find(hash, |&entry| self.side_of(entry / 2, function, tuple).is_some())? / 2;
+        let side = self.side_of(slot, function, tuple)?;
+        let record = &self.records[slot as usize];
+        Some(SessionFound {
+            session: SessionRef { slot, generation: record.generation(), side },
+            side,
+            original: record.original(),
+            reply: record.reply(),
+            rule: record.rule(),
+        })
+    }
+
+    /// The record behind a reference, unless it is stale.
+    pub fn get(&self, session: SessionRef) -> Option<&SessionRecord> {
+        let record = self.records.get(session.slot as usize)?;
+        (!record.is_free() && record.generation() == session.generation).then_some(record)
+    }
+
+    /// Opens a session whose first packet has these TCP flags. One that is there already with the same first
+    /// tuple is opened anew; one in which the packet is a reply stays, and is returned. Fails with
+    /// [`Reason::FlowLimit`] when the table is full of established sessions.
+    pub fn open(&mut self, new: &NewSession, flags: TcpFlags, now_s: u32) -> Result<SessionRef, Reason> {
+        if let Some(found) = self.find(new.function, &new.tuple) {
+            if found.side == SessionSide::Reply {
+                self.touch(found.session, flags, now_s);
+                return Ok(found.session);
+            }
+            self.remove(found.session);
+        }
+        if self.free.is_empty() && !self.evict(now_s) {
+            return Err(Reason::FlowLimit);
+        }
+        let slot = self.free.pop().ok_or(Reason::FlowLimit)?;
+        let state = match new.tuple.protocol {
+            Protocol::TCP if flags.0 & TcpFlags::SYN != 0 => FlowState::Opening,
+            Protocol::TCP if flags.closes() => FlowState::Closing,
+            Protocol::TCP => FlowState::Established,
+            _ => FlowState::Datagram,
+        };
+        let new = NewSession { profile: new.profile.min(PROFILES_MAX as u8 - 1), ..*new };
+        self.records[slot as usize].write(&new, state, now_s);
+        self.enter(slot);
+        Ok(SessionRef {
+            slot,
+            generation: self.records[slot as usize].generation(),
+            side: SessionSide::Original,
+        })
+    }
+
+    /// Reports packets of a session: keeps it alive and follows its TCP state. False if it is gone.
+    pub fn touch(&mut self, session: SessionRef, flags: TcpFlags, now_s: u32) -> bool {
+        if self.get(session).is_none() {
+            return false;
+        }
+        let record = &mut self.records[session.slot as usize];
+        let before = record.state();
+        if record.see(session.side, flags, now_s) {
+            let after = record.state();
+            self.counts[before as usize] -= 1;
+            self.counts[after as usize] += 1;
+            self.arm(session.slot);
+        }
+        true
+    }
+
+    /// Ends a session, as when its rule is gone. False if it is gone already.
+    pub fn remove(&mut self, session: SessionRef) -> bool {
+        if self.get(session).is_none() {
+            return false;
+        }
+        self.release(session.slot);
+        true
+    }
+
+    /// Takes out sessions that were idle too long, looking at no more than `budget` of them; `expired` sees each
+    /// before it goes. Returns how many went.
+    pub fn expire(
+        &mut self,
+        now_s: u32,
+        mut budget: usize,
+        mut expired: impl FnMut(&SessionRecord),
+    ) -> usize {
+        let mut removed = 0;
+        while let Some(slot) = self.wheel.pop(now_s, &mut budget) {
+            let deadline = self.deadline(slot);
+            if deadline > now_s {
+                self.wheel.schedule(slot, deadline);
+            } else {
+                expired(&self.records[slot as usize]);
+                self.release(slot);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// Ends every session for which `keep` is false. Returns how many went.
+    pub fn retain(&mut self, mut keep: impl FnMut(&SessionRecord) -> bool) -> usize {
+        let mut removed = 0;
+        for slot in 0..self.capacity {
+            let record = &self.records[slot];
+            if !record.is_free() && !keep(record) {
+                self.release(slot as u32);
+                removed += 1;
+            }
+        }
+        removed
+    }
+
+    /// Every session, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &SessionRecord> {
+        self.records[..self.capacity].iter().filter(|record| !record.is_free())
+    }
+
+    /// The records, as for flushing them to disk.
+    pub fn records(&self) -> &R {
+        &self.records
+    }
+
+    fn side_of(&self, slot: u32, function: FunctionId, tuple: &FiveTuple) -> Option<SessionSide> {
+        let record = &self.records[slot as usize];
+        if record.function() != function {
+            None
+        } else if record.original() == *tuple {
+            Some(SessionSide::Original)
+        } else if record.reply() == *tuple {
+            Some(SessionSide::Reply)
+        } else {
+            None
+        }
+    }
+
+    /// The entries of a session in the index; the hash of a tuple is that of its reverse, so that one is enough
+    /// where nothing is translated.
+    fn entries(&self, slot: u32) -> impl Iterator<Item = u32> + use<R> {
+        let count = if self.records[slot as usize].is_translated() { 2 } else { 1 };
+        (0..count).map(move |reply| 2 * slot + reply)
+    }
+
+    fn adopt(&mut self, slot: u32, now_s: u32) {
+        let record = &mut self.records[slot as usize];
+        let valid = record.is_valid();
+        if valid {
+            record.age_from(now_s);
+            let (function, original) = (record.function(), record.original());
+            if self.find(function, &original).is_none() {
+                self.enter(slot);
+                return;
+            }
+        }
+        let record = &mut self.records[slot as usize];
+        if !record.is_free() {
+            record.free();
+            self.discarded += 1;
+        }
+        self.free.push(slot);
+    }
+
+    fn enter(&mut self, slot: u32) {
+        for entry in self.entries(slot) {
+            let (records, hash) = (&*self.records, &self.hash);
+            self.index
+                .insert_unique(hash_of(records, hash, entry), entry, |&entry| hash_of(records, hash, entry));
+        }
+        self.len += 1;
+        self.counts[self.records[slot as usize].state() as usize] += 1;
+        self.arm(slot);
+    }
+
+    fn release(&mut self, slot: u32) {
+        for entry in self.entries(slot) {
+            let hash = hash_of(&self.records, &self.hash, entry);
+            if let Ok(found) = self.index.find_entry(hash, |&candidate| candidate == entry) {
+                found.remove();
+            }
+        }
+        let record = &mut self.records[slot as usize];
+        self.counts[record.state() as usize] -= 1;
+        record.free();
+        self.len -= 1;
+        self.wheel.cancel(slot);
+        self.by_state.unlink(slot);
+        self.free.push(slot);
+    }
+
+    fn deadline(&self, slot: u32) -> u32 {
+        let record = &self.records[slot as usize];
+        let profile = self.profiles.get(usize::from(record.profile())).unwrap_or(&self.profiles[0]);
+        record.last_seen_s().saturating_add(profile.idle_s(record.state(), record.original().protocol))
+    }
+
+    fn arm(&mut self, slot: u32) {
+        let deadline = self.deadline(slot);
+        self.wheel.schedule(slot, deadline);
+        match self.records[slot as usize].state() {
+            FlowState::Established => self.by_state.unlink(slot),
+            state => self.by_state.push_back(state as usize, slot),
+        }
+    }
+
+    /// Makes room for one session.
+    fn evict(&mut self, now_s: u32) -> bool {
+        self.expire(now_s, 16, |_| {});
+        if !self.free.is_empty() {
+            return true;
+        }
+        match FlowState::VICTIMS.iter().find_map(|&state| self.by_state.front(state as usize)) {
+            Some(slot) => {
+                self.release(slot);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+fn hash_of(records: &[SessionRecord], hash: &TupleHash, entry: u32) -> u64 {
+    let record = &records[(entry / 2) as usize];
+    let tuple = if entry.is_multiple_of(2) { record.original() } else { record.reply() };
+    hash.symmetric_within(record.function().0, &tuple)
+}
+
+#[cfg(test)]
+mod tests;
