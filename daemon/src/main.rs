@@ -1,3 +1,5 @@
 //! vnetd.
 //! Placeholder.
-fn main() {}
+fn main() {
+    vnetd::host::enter::run_if_asked();
+}

@@ -1,1 +1,31 @@
-fn main() {}
+//! The host layer against the real kernel. Needs root and `/dev/net/tun`; where they are missing each test shows as
+//! ignored, with the reason in its name.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+#[path = "host/lab.rs"]
+mod lab;
+#[path = "host/namespaces.rs"]
+mod namespaces;
+#[path = "host/programs.rs"]
+mod programs;
+
+type Outcome = Result<(), Failed>;
+
+/// A test by its name.
+type Case = (&'static str, fn() -> Outcome);
+
+fn main() {
+    let mut args = Arguments::from_args();
+    // Each test has namespaces of its own; more threads than this only make the machine's clock less even.
+    args.test_threads = args.test_threads.or(Some(4));
+    let missing = lab::missing();
+    let tests = [namespaces::tests(), programs::tests()].into_iter().flatten();
+    let trials = tests
+        .map(|(name, test)| {
+            let shown = missing.map_or_else(|| name.to_owned(), |reason| format!("{name} ({reason})"));
+            Trial::test(shown, test).with_ignored_flag(missing.is_some())
+        })
+        .collect();
+    libtest_mimic::run(&args, trials).exit();
+}

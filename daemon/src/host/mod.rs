@@ -3,8 +3,15 @@
 //! Each module has one subject and knows nothing of Azure. Functions block; they are called from a blocking task of the
 //! control plane, never from a packet worker.
 
+pub mod backing;
+pub mod enter;
 pub mod error;
+pub mod exec;
+pub mod link;
+pub mod netlink;
 pub mod netns;
+pub mod process;
+pub mod state_dir;
 pub mod sysctl;
 
 pub use error::{HostError, Result};

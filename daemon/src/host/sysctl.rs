@@ -35,6 +35,9 @@ const GUEST: &[(&str, &str)] = &[
     // An appliance with one NIC sends packets out where they came in; Azure has no use for ICMP redirects.
     ("net/ipv4/conf/default/send_redirects", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
+    // Taking the first address of a subnet away must not take the others along.
+    ("net/ipv4/conf/default/promote_secondaries", "1"),
+    ("net/ipv4/conf/all/promote_secondaries", "1"),
     // The kernel's unprivileged ping sockets, which the built-in probes use.
     ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
