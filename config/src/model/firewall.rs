@@ -252,7 +252,7 @@ pub struct ApplicationRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<ApplicationProtocol>,
     /// Whether TLS is opened for inspection.
-    #[serde(default)]
+    #[serde(default, rename = "terminateTLS")]
     pub terminate_tls: bool,
 }
 

@@ -1,0 +1,224 @@
+//! What is wrong with a file, where, and what to do about it.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// Diagnostics beyond this number are counted, not kept.
+pub const DIAGNOSTICS_MAX: usize = 100;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Severity {
+    /// The file is refused.
+    Error,
+    /// The file is taken, but likely not what was meant.
+    Warning,
+}
+
+/// One finding, with its place in the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Azure's error code, where Azure has one for this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Cow<'static, str>>,
+    /// The rule that found it, such as `subnet-outside-network`.
+    pub rule: Cow<'static, str>,
+    /// The place in the topology, such as `virtualNetworks.hub.peerings.spoke1`.
+    pub path: String,
+    /// The file's name as the user gave it.
+    pub origin: String,
+    /// Line in the file, from 1; 0 where the finding is about the file as a whole.
+    pub line: u32,
+    /// Column in characters, from 1; 0 where the finding is about the file as a whole.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// The line of the file, cut to a width that a terminal can show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_line: Option<String>,
+    /// How many characters are meant.
+    #[serde(default)]
+    pub length: u32,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}[{}]: {}", self.code.as_ref().unwrap_or(&self.rule), self.message)?;
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        if self.line == 0 {
+            write!(f, "\n --> {}", self.origin)?;
+        } else {
+            write!(f, "\n{margin}--> {}:{}:{}", self.origin, self.line, self.column)?;
+        }
+        if let Some(source) = &self.source_line {
+            let indent = " ".repeat(self.column.saturating_sub(1) as usize);
+            let carets = "^".repeat(self.length.max(1) as usize);
+            write!(f, "\n{margin} |\n{number} | {source}\n{margin} | {indent}{carets}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n{margin} = help: {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// All findings about one file, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnostics {
+    /// The findings, at most [`DIAGNOSTICS_MAX`].
+    pub list: Vec<Diagnostic>,
+    /// How many more there were.
+    #[serde(default)]
+    pub left_out: usize,
+}
+
+impl Diagnostics {
+    /// Whether the file is refused.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    pub(crate) fn sort_and_cap(&mut self) {
+        self.list.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
+        self.list.dedup();
+        if self.list.len() > DIAGNOSTICS_MAX {
+            // Warnings give way first: an error must never be crowded out.
+            self.list.sort_by_key(|diagnostic| diagnostic.severity);
+            self.left_out = self.list.len() - DIAGNOSTICS_MAX;
+            self.list.truncate(DIAGNOSTICS_MAX);
+            self.list.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        }
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, diagnostic) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n\n")?;
+            }
+            diagnostic.fmt(f)?;
+        }
+        if self.left_out > 0 {
+            write!(f, "\n\nand {} more", self.left_out)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Makes diagnostics of one file: knows its name and its lines.
+#[derive(Debug)]
+pub(crate) struct Reporter<'a> {
+    origin: &'a str,
+    lines: Vec<&'a str>,
+    pub(crate) found: Diagnostics,
+}
+
+/// A place in the text. Line and column count from 1; line 0 is the file as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) length: u32,
+}
+
+/// A finding before it has a place.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) severity: Severity,
+    pub(crate) code: Option<&'static str>,
+    pub(crate) rule: &'static str,
+    pub(crate) message: String,
+    pub(crate) remedy: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn error(rule: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, code: None, rule, message: message.into(), remedy: None }
+    }
+
+    pub(crate) fn warning(rule: &'static str, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(rule, message) }
+    }
+
+    pub(crate) fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    pub(crate) fn help(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    pub(crate) fn maybe_help(mut self, remedy: Option<String>) -> Self {
+        self.remedy = remedy;
+        self
+    }
+}
+
+/// Longest part of a source line that is shown.
+const WIDTH_MAX: usize = 160;
+
+impl<'a> Reporter<'a> {
+    pub(crate) fn new(origin: &'a str, text: &'a str) -> Self {
+        Self { origin, lines: text.lines().collect(), found: Diagnostics::default() }
+    }
+
+    pub(crate) fn report(&mut self, span: Span, path: &str, finding: Finding) {
+        let source = (span.line as usize).checked_sub(1).and_then(|index| self.lines.get(index));
+        let fits = (span.column as usize) < WIDTH_MAX;
+        let source_line = source.filter(|_| fits).map(|line| {
+            line.chars().take(WIDTH_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>()
+        });
+        let rest = source_line
+            .as_ref()
+            .map_or(0, |line| (line.trim_end().chars().count() as u32 + 1).saturating_sub(span.column));
+        self.found.list.push(Diagnostic {
+            severity: finding.severity,
+            code: finding.code.map(Cow::Borrowed),
+            rule: Cow::Borrowed(finding.rule),
+            path: path.to_owned(),
+            origin: self.origin.to_owned(),
+            line: span.line,
+            column: span.column,
+            message: finding.message,
+            remedy: finding.remedy,
+            source_line,
+            length: span.length.min(rest).max(1),
+        });
+    }
+}
+
+/// The name of `known` that `wrong` most likely means.
+pub(crate) fn nearest<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let lower = wrong.to_lowercase();
+    // Comparing is quadratic in the length, and no name is this long.
+    if lower.len() > 100 {
+        return None;
+    }
+    known
+        .into_iter()
+        .filter(|name| name.len() <= 100)
+        .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
+        .filter(|(distance, name)| *distance <= (name.len().max(lower.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}

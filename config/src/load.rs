@@ -1,0 +1,298 @@
+//! Text to a checked topology: parse, structure, decode, resolve what lies outside the file, validate.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics, Finding, Reporter, Span},
+    model::{Secret, SecretSource, Topology},
+    source::{self, TEXT_BYTES_MAX},
+    structure::{self, Positions},
+    validate,
+};
+
+/// Largest file that a topology may put into a virtual machine, in bytes.
+pub const ATTACHED_BYTES_MAX: usize = 1 << 20;
+
+/// A topology that was accepted, and what is still to be said about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The topology, complete: short forms expanded, secrets and files read.
+    pub topology: Topology,
+    /// Findings that do not stop it.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Where the parts of a topology come from that lie outside its text.
+pub trait Externals {
+    /// The environment variable `name`.
+    ///
+    /// # Errors
+    /// Why it cannot be had, for a person.
+    fn env(&self, name: &str) -> Result<String, String>;
+
+    /// The file at `path`, relative to the topology file.
+    ///
+    /// # Errors
+    /// Why it cannot be had, for a person.
+    fn file(&self, path: &str) -> Result<Vec<u8>, String>;
+}
+
+/// This machine: its environment and its files. The one place where this crate touches either.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    base: Option<PathBuf>,
+}
+
+impl Disk {
+    /// Relative paths start at `base`; without one there are no files.
+    #[must_use]
+    pub fn new(base: Option<&Path>) -> Self {
+        Self { base: base.map(Path::to_path_buf) }
+    }
+}
+
+impl Externals for Disk {
+    fn env(&self, name: &str) -> Result<String, String> {
+        // A name with these would make the lookup panic on some systems.
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("'{name}' cannot be the name of an environment variable"));
+        }
+        std::env::var(name).map_err(|_| format!("the environment variable '{name}' is not set"))
+    }
+
+    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+        let base =
+            self.base.as_ref().ok_or_else(|| format!("there is no folder in which '{path}' could be"))?;
+        read_bounded(&base.join(path), ATTACHED_BYTES_MAX)
+            .map_err(|error| format!("the file '{path}' cannot be read: {error}"))
+    }
+}
+
+/// Parts of a topology that lie outside its text, carried along with it.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachments {
+    /// Environment variables by name.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Files by path as the topology writes it.
+    #[serde(default)]
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl fmt::Debug for Attachments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attachments({} variables, {} files)", self.env.len(), self.files.len())
+    }
+}
+
+impl Externals for Attachments {
+    fn env(&self, name: &str) -> Result<String, String> {
+        self.env
+            .get(name)
+            .cloned()
+            .ok_or_else(|| format!("the environment variable '{name}' did not come with the file"))
+    }
+
+    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+        self.files
+            .get(path)
+            .cloned()
+            .ok_or_else(|| format!("the file '{path}' did not come with the topology"))
+    }
+}
+
+impl Topology {
+    /// What whoever loads the text elsewhere needs beside it. Holds secrets in clear.
+    #[must_use]
+    pub fn attachments(&self) -> Attachments {
+        let mut out = Attachments::default();
+        let connections = self.connections.values().filter_map(|connection| connection.shared_key.as_ref());
+        let devices =
+            self.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref()?.shared_key.as_ref());
+        for secret in connections.chain(devices) {
+            match secret.source() {
+                SecretSource::Inline => {}
+                SecretSource::Env(name) => drop(out.env.insert(name.clone(), secret.expose().to_owned())),
+                SecretSource::File(path) => {
+                    drop(out.files.insert(path.clone(), secret.expose().as_bytes().to_vec()))
+                }
+            }
+        }
+        for file in self.virtual_machines.values().flat_map(|machine| machine.files.values()) {
+            out.files.insert(file.path().to_owned(), file.content().to_vec());
+        }
+        out
+    }
+}
+
+/// Loads a topology from text. `origin` names it in messages; relative paths in it start at `base_dir`.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order. Never panics, whatever the text.
+pub fn load(text: &str, origin: &str, base_dir: Option<&Path>) -> Result<Loaded, Diagnostics> {
+    load_with(text, origin, &Disk::new(base_dir))
+}
+
+/// As [`load`], with what lies outside the text from `externals`.
+///
+/// # Errors
+/// Everything that is wrong with the text, in its order.
+pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
+    // The lines of an oversized text are not worth an index.
+    let mut reporter = Reporter::new(origin, if text.len() > TEXT_BYTES_MAX { "" } else { text });
+    let topology = build(text, externals, &mut reporter);
+    let mut found = reporter.found;
+    found.sort_and_cap();
+    match topology {
+        Some(topology) if !found.has_errors() => Ok(Loaded { topology, warnings: found.list }),
+        _ => Err(found),
+    }
+}
+
+fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> Option<Topology> {
+    let root = match source::parse(text) {
+        Ok(root) => root,
+        Err(refusal) => {
+            reporter.report(refusal.span, "", refusal.finding);
+            return None;
+        }
+    };
+    let (json, positions) = structure::check(&root, reporter);
+    let mut topology: Topology = match serde_json::from_value(json?) {
+        Ok(topology) => topology,
+        Err(error) => {
+            // Reached only where the model refuses what its own schema allows.
+            if !reporter.found.has_errors() {
+                reporter.report(
+                    Span::default(),
+                    "",
+                    Finding::error("decode", format!("the file cannot be decoded: {error}")),
+                );
+            }
+            return None;
+        }
+    };
+    name_interfaces(&mut topology);
+    resolve(&mut topology, externals, &positions, reporter);
+    validate::validate(&topology, &positions, reporter);
+    Some(topology)
+}
+
+fn name_interfaces(topology: &mut Topology) {
+    for machine in topology.virtual_machines.values_mut() {
+        for (index, nic) in machine.network_interfaces.iter_mut().enumerate() {
+            if nic.name.is_empty() {
+                nic.name = format!("eth{index}");
+            }
+        }
+    }
+}
+
+fn resolve(
+    topology: &mut Topology,
+    externals: &dyn Externals,
+    positions: &Positions,
+    reporter: &mut Reporter<'_>,
+) {
+    let mut secret = |secret: &mut Secret, path: String| {
+        let value = match secret.source() {
+            SecretSource::Inline => Ok(secret.expose().to_owned()),
+            SecretSource::Env(name) => externals.env(name),
+            SecretSource::File(file) => externals.file(file).and_then(|bytes| {
+                let text = String::from_utf8(bytes).map_err(|_| format!("the file '{file}' is not text"))?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }),
+        };
+        match value {
+            Ok(value) if value.is_empty() => {
+                reporter.report(
+                    positions.find(&path),
+                    &path,
+                    Finding::error("empty-secret", "the shared key is empty"),
+                );
+            }
+            Ok(value) => secret.resolve(value),
+            Err(message) => {
+                reporter.report(positions.find(&path), &path, Finding::error("external", message))
+            }
+        }
+    };
+    for (name, connection) in &mut topology.connections {
+        if let Some(key) = &mut connection.shared_key {
+            secret(key, format!("connections.{name}.sharedKey"));
+        }
+    }
+    for (name, site) in &mut topology.on_premises_sites {
+        if let Some(key) = site.vpn_device.as_mut().and_then(|device| device.shared_key.as_mut()) {
+            secret(key, format!("onPremisesSites.{name}.vpnDevice.sharedKey"));
+        }
+    }
+    for (name, machine) in &mut topology.virtual_machines {
+        for (inside, file) in &mut machine.files {
+            match externals.file(file.path()) {
+                Ok(content) => file.resolve(content),
+                Err(message) => {
+                    let path = format!("virtualMachines.{name}.files.{inside}");
+                    reporter.report(positions.find(&path), &path, Finding::error("external", message));
+                }
+            }
+        }
+    }
+}
+
+fn read_bounded(path: &Path, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a full file from one that is too large, without trusting its stated size.
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() > bytes_max {
+        return Err(format!("it has more than {} MiB", bytes_max >> 20));
+    }
+    Ok(bytes)
+}
+
+fn file_trouble(origin: &str, message: String, remedy: &str) -> Diagnostics {
+    let mut reporter = Reporter::new(origin, "");
+    reporter.report(Span::default(), "", Finding::error("file", message).help(remedy));
+    reporter.found
+}
+
+/// Text of a topology file, refused where it is too large or not UTF-8.
+///
+/// # Errors
+/// One finding that says what is wrong with the file.
+pub fn read_text(path: &Path) -> Result<String, Diagnostics> {
+    let origin = path.display().to_string();
+    let bytes = read_bounded(path, TEXT_BYTES_MAX).map_err(|error| {
+        file_trouble(
+            &origin,
+            format!("the topology file cannot be read: {error}"),
+            "check the path; a topology has 8 MiB at most",
+        )
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        file_trouble(
+            &origin,
+            format!("the file is not UTF-8 text: byte {at} is the first wrong one"),
+            "save it as UTF-8",
+        )
+    })
+}
+
+/// Loads a topology file from disk; see [`load`].
+///
+/// # Errors
+/// Everything that is wrong with the file.
+pub fn load_file(path: &Path) -> Result<Loaded, Diagnostics> {
+    let text = read_text(path)?;
+    load(&text, &path.display().to_string(), path.parent())
+}
