@@ -42,8 +42,9 @@ pub struct TunnelConfig {
 /// An endpoint that can't take a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// Two ends would have the same key pair, and handshakes could not be told apart.
-    #[error("two tunnel ends of one endpoint have the same public key {0}")]
+    /// Two ends with the same key pair have other ends at the same address, or that may roam: their handshakes
+    /// could not be told apart.
+    #[error("two tunnel ends with public key {0} could not be told apart by their other ends' addresses")]
     SameKey(PublicKey),
     /// Too many tunnels.
     #[error("an endpoint takes at most {TUNNELS_MAX} tunnels")]
@@ -143,7 +144,9 @@ impl<T: Tunnel> Endpoint<T> {
             if peer.config == config {
                 return Ok(());
             }
-            if peer.config.id != config.id && peer.config.keys.private_key.public_key() == own_key {
+            let apart =
+                peer.config.remote.ip() != config.remote.ip() && !peer.config.roaming && !config.roaming;
+            if peer.config.id != config.id && peer.config.keys.private_key.public_key() == own_key && !apart {
                 return Err(EndpointError::SameKey(own_key));
             }
         }

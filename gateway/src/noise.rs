@@ -19,6 +19,8 @@ const HANDSHAKES_PER_SECOND: u64 = 50;
 /// boringtun's own bound on packets that wait for a session; it drops more of them without a word.
 const QUEUE_MAX: usize = 256;
 
+const IPV4_HEADER_LEN: usize = 20;
+
 /// One end of a WireGuard tunnel.
 ///
 /// boringtun 0.7 hides its session keys, reads the clock itself, and does not pad packets to 16 bytes as the
@@ -33,9 +35,12 @@ pub struct NoiseTunnel {
 impl NoiseTunnel {
     fn after_open(&self, message: Message, result: TunnResult<'_>) -> Opening {
         match result {
-            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+            // boringtun trusts a stated length that is less than the header's.
+            TunnResult::WriteToTunnelV4(packet, _) if packet.len() >= IPV4_HEADER_LEN => {
                 Opening::Packet(packet.len())
             }
+            TunnResult::WriteToTunnelV6(packet, _) => Opening::Packet(packet.len()),
+            TunnResult::WriteToTunnelV4(..) => Opening::Refused(OpenError::Malformed),
             TunnResult::Done if matches!(message, Message::CookieReply { .. }) => Opening::CookieTaken,
             TunnResult::Done => Opening::Keepalive,
             TunnResult::WriteToNetwork(reply) => match (Message::parse(reply), sender_index(reply)) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vnet_dataplane::{Nanos, TunnelId};
 
+use crate::SEAL_OVERHEAD;
 use crate::endpoint::{Transmit, TunnelConfig};
 use crate::message::{Mac1Key, Message};
 use crate::status::{ConnectionMode, ConnectionStatus, FailureReason, Rejection, Rejections, TunnelStatus};
@@ -425,6 +426,11 @@ impl<T: Tunnel> Peer<T> {
             return;
         }
         while let Some(len) = self.tunnel.flush(scratch) {
+            // A keepalive may have waited too: it is no packet.
+            if let Some(packet_len) = len.checked_sub(SEAL_OVERHEAD).filter(|len| *len > 0) {
+                self.counts.sent_packets += 1;
+                self.counts.sent_bytes += packet_len as u64;
+            }
             self.transmit(&scratch[..len], transmit);
         }
         self.queued = 0;
