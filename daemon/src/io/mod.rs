@@ -1,3 +1,4 @@
 //! The descriptors that packets pass through.
 
 pub mod tun;
+pub mod udp;
