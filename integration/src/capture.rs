@@ -54,16 +54,19 @@ impl Captured {
     /// # Errors
     /// tcpdump cannot read the file, or refuses the filter.
     pub fn packets(&self, filter: &str) -> Result<Vec<String>> {
+        // With -v a packet takes several lines: continuations are indented.
+        let text = self.text(filter)?;
+        Ok(text.lines().filter(|line| !line.starts_with(char::is_whitespace)).map(str::to_owned).collect())
+    }
+
+    /// What tcpdump prints of the packets that match a filter.
+    ///
+    /// # Errors
+    /// tcpdump cannot read the file, or refuses the filter.
+    pub fn text(&self, filter: &str) -> Result<String> {
         let mut command = Command::new("tcpdump");
         command.args(["-n", "-v", "-r"]).arg(&self.file).arg(filter);
-        let output = process::output(&mut command, Duration::from_secs(60))?.ok()?;
-        // With -v a packet takes several lines: continuations are indented.
-        Ok(output
-            .stdout
-            .lines()
-            .filter(|line| !line.starts_with(char::is_whitespace))
-            .map(str::to_owned)
-            .collect())
+        Ok(process::output(&mut command, Duration::from_secs(60))?.ok()?.stdout)
     }
 
     /// How many packets match a filter.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::binaries::{Binaries, binaries};
+use crate::binaries::Binaries;
 use crate::capture::Capture;
 use crate::metrics::{self, Scrape};
 use crate::process::{self, Output, Running};
@@ -26,41 +26,39 @@ pub struct Daemon {
     binaries: Binaries,
     folder: PathBuf,
     log: PathBuf,
+    metrics: String,
     environment: Vec<(String, String)>,
 }
 
 impl Daemon {
-    /// Starts one whose files lie in `folder`; what it logs is appended to `log`.
+    /// One of these programs that does not run yet: its files lie in `folder`, what it logs is appended to `log`.
     ///
     /// # Errors
-    /// It does not answer on its socket.
-    pub fn start(folder: &Path, log: &Path) -> Result<Daemon> {
-        Daemon::start_with(folder, log, binaries()?, &[])
-    }
-
-    /// Starts one of these programs with further environment variables.
-    ///
-    /// # Errors
-    /// It does not answer on its socket.
-    pub fn start_with(
-        folder: &Path,
-        log: &Path,
-        binaries: Binaries,
-        environment: &[(&str, &str)],
-    ) -> Result<Daemon> {
+    /// Its folder cannot be made.
+    pub fn new(folder: &Path, log: &Path, binaries: Binaries) -> Result<Daemon> {
         fs::create_dir_all(folder)?;
-        let daemon = Daemon {
+        Ok(Daemon {
             shared: Arc::default(),
             binaries,
             folder: folder.to_owned(),
             log: log.to_owned(),
-            environment: environment
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-        };
-        daemon.run()?;
-        Ok(daemon)
+            metrics: "127.0.0.1:0".to_owned(),
+            environment: Vec::new(),
+        })
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Daemon {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With its metrics at this address, not at a port that the kernel chooses.
+    #[must_use]
+    pub fn metrics_at(mut self, address: &str) -> Daemon {
+        address.clone_into(&mut self.metrics);
+        self
     }
 
     /// Its socket.
@@ -86,7 +84,7 @@ impl Daemon {
             .arg(self.socket())
             .arg("--state-dir")
             .arg(self.state_folder())
-            .args(["--metrics", "127.0.0.1:0"])
+            .args(["--metrics", &self.metrics])
             .env_remove("NOTIFY_SOCKET")
             .env("RUST_BACKTRACE", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 
-use crate::binaries::workspace;
+use crate::binaries::{binaries, workspace};
 use crate::host;
 use crate::lab::{Daemon, Lab as RunningLab};
 use crate::process::find_program;
@@ -159,11 +159,24 @@ impl Scene {
     /// # Errors
     /// It does not start.
     pub fn daemon(&self) -> Result<Daemon> {
+        let daemon = self.idle_daemon()?;
+        daemon.run()?;
+        Ok(daemon)
+    }
+
+    /// A daemon of its own that does not run yet.
+    ///
+    /// # Errors
+    /// Its folder cannot be made.
+    pub fn idle_daemon(&self) -> Result<Daemon> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Daemon::start(
-            &self.folder.path().join(format!("daemon{number}")),
-            &self.artifacts.join(format!("vnetd{number}.log")),
-        )
+        let folder = self.folder.path().join(format!("daemon{number}"));
+        Daemon::new(&folder, &self.artifacts.join(format!("vnetd{number}.log")), binaries()?)
+    }
+
+    /// A lab on this daemon that is not up yet.
+    pub fn lab_on(&self, daemon: Daemon) -> RunningLab {
+        RunningLab::new(daemon, &self.unique_name(), self.folder.path(), &self.artifacts)
     }
 
     /// Brings a topology up with a daemon of its own. The text's `name:` is replaced by a unique one.
@@ -179,7 +192,7 @@ impl Scene {
     /// # Errors
     /// It does not come up.
     pub fn up_on(&self, daemon: Daemon, topology: &str) -> Result<RunningLab> {
-        let mut lab = RunningLab::new(daemon, &self.unique_name(), self.folder.path(), &self.artifacts);
+        let mut lab = self.lab_on(daemon);
         lab.up(topology)?.ok()?;
         Ok(lab)
     }

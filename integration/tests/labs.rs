@@ -1,7 +1,27 @@
 //! The labs: real namespaces, real programs. One that this machine cannot run shows as ignored, with the reason.
 
+#[path = "labs/firewall.rs"]
+mod firewall;
+#[path = "labs/lifecycle.rs"]
+mod lifecycle;
+#[path = "labs/live.rs"]
+mod live;
+#[path = "labs/nsg.rs"]
+mod nsg;
+#[path = "labs/nva.rs"]
+mod nva;
+#[path = "labs/packaging.rs"]
+mod packaging;
 #[path = "labs/peering.rs"]
 mod peering;
+#[path = "labs/story.rs"]
+mod story;
+#[path = "labs/telemetry.rs"]
+mod telemetry;
+#[path = "labs/trace.rs"]
+mod trace;
+#[path = "labs/vpn.rs"]
+mod vpn;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use vnet_integration::suite::Lab;
@@ -13,7 +33,20 @@ fn main() {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     arguments.test_threads.get_or_insert(processors.clamp(2, 4));
 
-    let labs: Vec<Lab> = [peering::LABS].concat();
+    let labs: Vec<Lab> = [
+        peering::LABS,
+        nsg::LABS,
+        firewall::LABS,
+        nva::LABS,
+        vpn::LABS,
+        trace::LABS,
+        story::LABS,
+        live::LABS,
+        lifecycle::LABS,
+        telemetry::LABS,
+        packaging::LABS,
+    ]
+    .concat();
     let runs_any = !arguments.list && labs.iter().any(|lab| lab.obstacle().is_none());
     if runs_any {
         host::sweep_dead_runs();

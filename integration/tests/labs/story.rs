@@ -1,0 +1,106 @@
+//! The hub-and-spoke story of `examples/hub-spoke.yaml`.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use vnet_integration::Scene;
+use vnet_integration::binaries::workspace;
+use vnet_integration::suite::Lab;
+
+pub(crate) const LABS: &[Lab] = &[
+    Lab::new("story::proves_its_expectations", proves_its_expectations),
+    Lab::new("story::spokes_are_not_transitive", spokes_are_not_transitive).needs(&["ping", "nc"]),
+    Lab::new("story::prediction_agrees_with_packets", prediction_agrees),
+    Lab::new("story::every_verb_answers", every_verb_answers).needs(&["ping"]),
+];
+
+/// The example's text.
+pub(crate) fn topology() -> Result<String> {
+    let file = workspace().join("examples/hub-spoke.yaml");
+    fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+fn proves_its_expectations(scene: &Scene) -> Result<()> {
+    let lab = scene.up(&topology()?)?;
+    let output = lab.ctl(&["test"])?.ok()?;
+    let passed = output.stdout.lines().filter(|line| line.contains("[PASS]")).count();
+    ensure!(passed >= 8 && !output.stdout.contains("[FAIL]"), "{}", output.stdout);
+    Ok(())
+}
+
+fn spokes_are_not_transitive(scene: &Scene) -> Result<()> {
+    let lab = scene.up(&topology()?)?;
+    for (from, to) in [("batch", "10.0.2.4"), ("dns", "10.3.0.4"), ("web", "10.0.2.4"), ("dns", "10.1.0.4")] {
+        lab.expect_ping(from, to)?;
+    }
+    lab.expect_drop("RouteNone", || lab.expect_no_ping("batch", "10.1.0.4"))?;
+    lab.expect_drop("FirewallDeny", || lab.expect_no_ping("web", "10.3.0.4"))?;
+    let _servers = (lab.serve("db", 443, &["nc", "-lk", "443"])?, lab.serve("db", 22, &["nc", "-lk", "22"])?);
+    ensure!(lab.connects("web", "10.2.0.4", 443)?, "web reaches db through the firewall");
+    lab.expect_drop("FirewallDeny", || {
+        ensure!(!lab.connects("web", "10.2.0.4", 22)?, "TCP 22 is denied by the policy's default");
+        Ok(())
+    })
+}
+
+fn prediction_agrees(scene: &Scene) -> Result<()> {
+    let lab = scene.up(&topology()?)?;
+    lab.wait_tunnels()?;
+    let machines = ["dns", "web", "db", "batch", "replica", "pc"];
+    for from in machines {
+        for to in machines.into_iter().filter(|to| *to != from) {
+            for service in ["icmp", "tcp/443", "tcp/22"] {
+                let output = lab.ctl(&["path", from, to, service, "--probe", "-o", "json"])?;
+                let report = output.json()?;
+                let agrees = report.pointer("/probe/agrees").and_then(serde_json::Value::as_bool);
+                ensure!(agrees == Some(true), "{from} to {to} {service}: {}", output.stdout);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn every_verb_answers(scene: &Scene) -> Result<()> {
+    let lab = scene.up(&topology()?)?;
+    lab.wait_tunnels()?;
+    lab.exec("web", &["ping", "-c1", "-W2", "10.0.2.4"])?.ok()?;
+    let file = lab.file().to_string_lossy().into_owned();
+    for verb in [
+        &["validate", &file][..],
+        &["plan", &file],
+        &["show"],
+        &["labs"],
+        &["effective-routes", "web"],
+        &["effective-nsg", "web"],
+        &["next-hop", "--vm", "web", "--dest-ip", "10.2.0.4"],
+        &["path", "batch", "web", "icmp"],
+        &["path", "web", "db", "tcp/443"],
+        &["path", "web", "db", "tcp/443", "--file", &file],
+        &["matrix"],
+        &["ping", "web", "dns"],
+        &["flows"],
+        &["drops"],
+        &["gateway", "status"],
+        &["doctor"],
+    ] {
+        // A prediction of a drop, and a host that lacks something, are answers too.
+        let is_verdict = matches!(verb[0], "path" | "doctor");
+        for format in ["table", "json"] {
+            let mut arguments = verb.to_vec();
+            arguments.extend(["-o", format]);
+            let output = lab.ctl(&arguments)?;
+            ensure!(output.success() || is_verdict && output.code == 1, "{verb:?}: {output:?}");
+            ensure!(!output.stdout.trim().is_empty(), "{verb:?} -o {format} prints nothing");
+            if format == "json" {
+                output.json()?;
+            }
+        }
+    }
+    lab.ctl(&["schema"])?.ok()?.json()?;
+    lab.ctl(&["completions", "bash"])?.ok()?;
+    lab.ctl(&["no-such-verb"])?.code(64)?;
+    lab.exec("web", &["sh", "-c", "exit 7"])?.code(7)?;
+    lab.exec("web", &["/no/such/program"])?.code(127)?;
+    lab.exec("no-such-machine", &["true"])?.code(125)?;
+    Ok(())
+}
