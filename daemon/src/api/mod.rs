@@ -1,7 +1,191 @@
 //! The HTTP API over a Unix socket.
+//!
+//! [`Api::new`] puts the routes over a [`Backend`]; [`server`] listens.
 
 pub mod backend;
+mod descriptors;
 pub mod error;
+mod exec;
+mod extract;
+mod labs;
+mod live;
+mod openapi;
+mod probes;
+pub mod server;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, StatusCode};
+use axum::routing::get;
+use schemars::JsonSchema;
+use serde_json::Value;
+use vnet_api::{
+    ApplyEvent, ApplyRequest, DoctorReport, DropReport, ExecRequest, FlowReport, GatewayReport, Health,
+    LabSummary, LogReport, NDJSON, PeerConfig, PingEvent, PingRequest, Resource, TrafficEvent,
+    TrafficRequest, ValidateReport,
+};
 
 pub use backend::{Answer, Backend, ExecFailure, Execution};
 pub use error::ApiError;
+
+use crate::metrics::Metrics;
+use labs::List;
+use openapi::{Operation, Routes};
+
+const JSON: &str = "application/json";
+
+/// What the handlers share.
+pub(crate) struct App<B> {
+    backend: Arc<B>,
+    metrics: Arc<Metrics>,
+}
+
+type Shared<B> = Arc<App<B>>;
+
+/// The API over a backend.
+pub struct Api {
+    router: Router,
+    metrics: Router,
+    document: Value,
+}
+
+impl Api {
+    /// Declares all routes.
+    pub fn new<B: Backend>(backend: Arc<B>, metrics: Arc<Metrics>) -> Api {
+        let app = Arc::new(App { backend, metrics });
+        let mut routes = Routes::new();
+        daemon_routes::<B>(&mut routes);
+        lab_routes::<B>(&mut routes);
+        live_routes::<B>(&mut routes);
+        machine_routes::<B>(&mut routes);
+        let (router, document) = routes.finish();
+        let text = document.to_string();
+        let router = router
+            .route("/openapi.json", get(move || async move { ([("content-type", JSON)], text) }))
+            .fallback(no_route)
+            .method_not_allowed_fallback(no_method)
+            .with_state(Arc::clone(&app));
+        let metrics =
+            Router::new().route("/metrics", get(live::metrics::<B>)).fallback(no_route).with_state(app);
+        Api { router, metrics, document }
+    }
+
+    /// Everything, for the Unix socket.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// `/metrics` alone, for a TCP port that anybody on the host can reach.
+    pub fn metrics_router(&self) -> Router {
+        self.metrics.clone()
+    }
+
+    /// The OpenAPI document, as served at `/openapi.json`.
+    pub fn document(&self) -> &Value {
+        &self.document
+    }
+}
+
+async fn no_route() -> ApiError {
+    ApiError::unresolved("There is nothing at this path; /openapi.json lists what there is.")
+}
+
+async fn no_method() -> ApiError {
+    let mut error =
+        ApiError::bad_request("This path does not take this method; /openapi.json lists what it takes.");
+    error.status = StatusCode::METHOD_NOT_ALLOWED;
+    error
+}
+
+fn described<S, T>(routes: &mut Routes<S>, id: &'static str, summary: &'static str) -> Operation
+where
+    S: Clone + Send + Sync + 'static,
+    T: JsonSchema,
+{
+    let schema = routes.schema::<T>();
+    routes.operation(id, summary).answers(JSON, schema)
+}
+
+fn streamed<S, T>(routes: &mut Routes<S>, id: &'static str, summary: &'static str) -> Operation
+where
+    S: Clone + Send + Sync + 'static,
+    T: JsonSchema,
+{
+    let schema = routes.schema::<T>();
+    routes.operation(id, summary).answers(NDJSON, schema)
+}
+
+fn daemon_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let operation = described::<_, Health>(routes, "getHealth", "Whether the daemon is up.");
+    routes.add(Method::GET, "/healthz", operation, labs::health::<B>);
+    let text = routes.schema::<String>();
+    let operation = routes.operation("getMetrics", "Counters in Prometheus' text format.");
+    routes.add(Method::GET, "/metrics", operation.answers(live::PROMETHEUS_TEXT, text), live::metrics::<B>);
+    let operation =
+        described::<_, DoctorReport>(routes, "getDoctor", "What the host lacks, and how to mend it.");
+    routes.add(Method::GET, "/v1/doctor", operation, live::doctor::<B>);
+    let request = routes.schema::<ApplyRequest>();
+    let operation =
+        described::<_, ValidateReport>(routes, "validate", "Checks a topology file.").request(request);
+    routes.add(Method::POST, "/v1/validate", operation, labs::validate::<B>);
+}
+
+fn lab_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let operation = described::<_, List<LabSummary>>(routes, "listLabs", "All labs.");
+    routes.add(Method::GET, "/v1/labs", operation, labs::list::<B>);
+    let operation = streamed::<_, ApplyEvent>(
+        routes,
+        "deleteLabs",
+        "Removes every lab, and what a crash left of others.",
+    );
+    routes.add(Method::DELETE, "/v1/labs", operation, labs::delete_all::<B>);
+    let operation = described::<_, LabSummary>(routes, "getLab", "One lab.");
+    routes.add(Method::GET, "/v1/labs/{lab}", operation, labs::get::<B>);
+    let request = routes.schema::<ApplyRequest>();
+    let query = routes.query::<labs::ApplyQuery>();
+    let summary =
+        "Brings the lab to what the file says; with plan=true answers a PlanReport and does nothing.";
+    let operation = streamed::<_, ApplyEvent>(routes, "putLab", summary).request(request).query(query);
+    routes.add(Method::PUT, "/v1/labs/{lab}", operation, labs::put::<B>);
+    let operation = streamed::<_, ApplyEvent>(routes, "deleteLab", "Removes the lab, and nothing else.");
+    routes.add(Method::DELETE, "/v1/labs/{lab}", operation, labs::delete::<B>);
+    let query = routes.query::<labs::ResourceQuery>();
+    let summary = "The lab's resources and their state.";
+    let operation = described::<_, List<Resource>>(routes, "listResources", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/resources", operation, labs::resources::<B>);
+}
+
+fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let query = routes.query::<live::FlowQuery>();
+    let operation =
+        described::<_, FlowReport>(routes, "listFlows", "Live flows, busiest first.").query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/flows", operation, live::flows::<B>);
+    let operation = described::<_, DropReport>(routes, "listDrops", "Drops by machine and reason.");
+    routes.add(Method::GET, "/v1/labs/{lab}/drops", operation, live::drops::<B>);
+    let operation = described::<_, GatewayReport>(routes, "listTunnels", "Tunnels and how they stand.");
+    routes.add(Method::GET, "/v1/labs/{lab}/gateways", operation, live::gateways::<B>);
+    let query = routes.query::<live::ConfigQuery>();
+    let summary = "The configuration for the device at a connection's other end, with its key.";
+    let operation = described::<_, PeerConfig>(routes, "getPeerConfig", summary).query(query);
+    let path = "/v1/labs/{lab}/connections/{connection}/peer-config";
+    routes.add(Method::GET, path, operation, live::peer_config::<B>);
+    let request = routes.schema::<PingRequest>();
+    let operation =
+        streamed::<_, PingEvent>(routes, "ping", "Sends probes from inside a machine.").request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/ping", operation, probes::ping::<B>);
+    let request = routes.schema::<TrafficRequest>();
+    let summary = "Measures throughput and latency between two machines.";
+    let operation = streamed::<_, TrafficEvent>(routes, "traffic", summary).request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/traffic", operation, probes::traffic::<B>);
+}
+
+fn machine_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let operation = described::<_, LogReport>(routes, "getLogs", "What the VM's run: commands printed.");
+    routes.add(Method::GET, "/v1/labs/{lab}/machines/{machine}/logs", operation, live::logs::<B>);
+    let request = routes.schema::<ExecRequest>();
+    let summary = "Runs a program inside a machine: answers 101 and goes on with the vnetd-exec protocol.";
+    let operation = routes.operation("exec", summary).request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/machines/{machine}/exec", operation, exec::exec::<B>);
+}
