@@ -357,7 +357,10 @@ fn receive(socket: &UdpSocket, batch: &mut ReceiveBatch) -> io::Result<()> {
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for index in 0..received {
-        let Some(from) = decode_address(&names[index]) else { continue };
+        let Some(from) = decode_address(&names[index]) else {
+            (batch.messages[index].len, batch.messages[index].segment_size) = (0, 1);
+            continue;
+        };
         let len = headers[index].msg_len as usize;
         let header = &headers[index].msg_hdr;
         let segment_size = match header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) {
