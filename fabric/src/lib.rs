@@ -5,12 +5,14 @@
 pub mod azure_rule;
 pub mod compile;
 pub mod control;
+pub mod decide;
 pub mod decision;
 pub mod snapshot;
 pub mod trace;
 
 pub use compile::{compile, converge};
 pub use control::{Effect, Event, State};
+pub use decide::decide;
 pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
 pub use snapshot::Snapshot;
 pub use trace::{NoTrace, RuleId, RuleRef, Step, Trace};

@@ -29,6 +29,7 @@ use crate::snapshot::{
 };
 use crate::trace::{RuleId, RuleRef};
 
+pub(crate) use routes::{describe as describe_next_hop, next_hop_type};
 pub(crate) use tunnels::tunnel_names;
 
 /// Largest packet that NICs and appliances take.

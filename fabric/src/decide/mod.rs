@@ -1,0 +1,271 @@
+//! The one place where a verdict is made: a packet walks from its ingress port over routes, peerings, firewalls and
+//! gateways to a port, a tunnel or a drop. Nothing is allocated unless the way is traced.
+
+mod edge;
+mod firewall;
+mod gateway;
+mod nic;
+mod route;
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use vnet_dataplane::{Action, ActionList, FiveTuple, FunctionId, PacketMeta, PortId, Protocol, Reason};
+
+use crate::azure_rule::AzureRule;
+use crate::decision::{Decision, FUNCTIONS_MAX, SessionOpen, SessionView, Verdict};
+use crate::snapshot::Snapshot;
+use crate::snapshot::network::{Location, Owner};
+use crate::trace::{RuleId, Step, StepKind, Trace};
+
+/// A packet passes at most this many appliances in one decision.
+pub const HOPS_MAX: u8 = 64;
+
+/// Judges one packet that enters by `ingress`.
+pub fn decide<S: SessionView, T: Trace>(
+    snapshot: &Snapshot,
+    sessions: &S,
+    ingress: PortId,
+    packet: &PacketMeta,
+    trace: &mut T,
+) -> Decision {
+    let mut walk = Walk {
+        snapshot,
+        sessions,
+        trace,
+        packet,
+        tuple: packet.tuple,
+        embedded: packet.embedded,
+        place: None,
+        hops: 0,
+        overflow: false,
+        allowed_by: None,
+        routed_by: None,
+        actions: ActionList::new(),
+        opens: ArrayVec::new(),
+        passed: ArrayVec::new(),
+        revoked: ArrayVec::new(),
+        hits: ArrayVec::new(),
+    };
+    let mut next = walk.enter(ingress);
+    loop {
+        next = match next {
+            Next::Route { subnet, sender } => walk.route(subnet, sender),
+            Next::Firewall(index) => walk.firewall(index),
+            Next::Gateway { gateway, subnet_route } => walk.gateway(gateway, subnet_route),
+            Next::Nic { nic, next_hop } => walk.arrive(nic, next_hop),
+            Next::End(verdict, rule) => return walk.finish(verdict, rule),
+        };
+    }
+}
+
+/// Who puts a packet on the fabric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Nic(usize),
+    Firewall(usize),
+    Gateway(usize),
+}
+
+/// Where the walk goes on.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// A route of this subnet is to be selected.
+    Route { subnet: usize, sender: Sender },
+    /// The packet is at a firewall, to be forwarded.
+    Firewall(usize),
+    /// The packet is at a gateway, to be forwarded; the route that led there was one of its own.
+    Gateway { gateway: usize, subnet_route: bool },
+    /// The packet is at a NIC, as its destination or as next hop.
+    Nic { nic: usize, next_hop: bool },
+    /// The walk ends.
+    End(Verdict, Option<RuleId>),
+}
+
+/// One packet's way so far.
+struct Walk<'a, S, T> {
+    snapshot: &'a Snapshot,
+    sessions: &'a S,
+    trace: &'a mut T,
+    packet: &'a PacketMeta,
+    /// The packet's tuple, as rewritten so far.
+    tuple: FiveTuple,
+    /// For an ICMP error, the tuple that it complains about, as rewritten so far.
+    embedded: Option<FiveTuple>,
+    place: Option<Location>,
+    hops: u8,
+    overflow: bool,
+    /// The last rule of a firewall or security group that let it pass.
+    allowed_by: Option<RuleId>,
+    /// The last route that was selected.
+    routed_by: Option<RuleId>,
+    actions: ActionList,
+    opens: ArrayVec<SessionOpen, FUNCTIONS_MAX>,
+    passed: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
+    revoked: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
+    hits: ArrayVec<RuleId, { 2 * FUNCTIONS_MAX }>,
+}
+
+impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
+    fn enter(&mut self, ingress: PortId) -> Next {
+        match self.snapshot.owner(ingress) {
+            Some(Owner::Nic(nic)) => self.leave_nic(nic),
+            Some(Owner::Firewall(firewall)) => self.leave_appliance(ingress, Sender::Firewall(firewall)),
+            Some(Owner::Gateway { gateway, .. }) => self.leave_appliance(ingress, Sender::Gateway(gateway)),
+            Some(Owner::SiteHost(site)) => self.leave_site(site, ingress),
+            Some(Owner::Platform) => self.leave_platform(),
+            Some(Owner::InternetEdge) => self.enter_from_internet(),
+            Some(Owner::Tunnel(tunnel)) => self.open(tunnel),
+            None => Next::End(Verdict::Drop(Reason::Internal), None),
+        }
+    }
+
+    fn finish(mut self, mut verdict: Verdict, rule: Option<RuleId>) -> Decision {
+        if self.overflow && !matches!(verdict, Verdict::Drop(_)) {
+            verdict = Verdict::Drop(Reason::Internal);
+        }
+        let last = match verdict {
+            Verdict::Deliver(port) => Action::Deliver(port),
+            Verdict::Seal(tunnel) => Action::Seal(tunnel),
+            Verdict::Drop(reason) => Action::Drop(reason),
+        };
+        if let Verdict::Drop(_) = verdict {
+            self.actions.retain(|action| matches!(action, Action::Count(_)));
+            self.opens.clear();
+        }
+        if self.actions.try_push(last).is_err() {
+            self.actions.pop();
+            self.actions.push(last);
+        }
+        Decision {
+            verdict,
+            decided_by: rule.or(self.allowed_by).or(self.routed_by),
+            actions: self.actions,
+            opens: self.opens,
+            passed: self.passed,
+            revoked: self.revoked,
+            hits: self.hits,
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        // One place is kept for the terminal action; a counter that finds no room is the least loss.
+        if self.actions.remaining_capacity() > 1 {
+            self.actions.push(action);
+        } else if !matches!(action, Action::Count(_)) {
+            self.overflow = true;
+        }
+    }
+
+    fn note(&mut self, kind: StepKind, rule: Option<RuleId>, at: &str, text: impl FnOnce() -> String) {
+        let snapshot = self.snapshot;
+        self.trace.step(|| Step {
+            kind,
+            at: at.to_owned(),
+            text: text(),
+            rule: rule.and_then(|rule| snapshot.rule_ref(rule)),
+            rejected: Vec::new(),
+        });
+    }
+
+    fn drop(&mut self, reason: Reason, rule: RuleId, at: &str, text: impl FnOnce() -> String) -> Next {
+        self.note(StepKind::Drop, Some(rule), at, || format!("dropped, {reason}: {}", text()));
+        Next::End(Verdict::Drop(reason), Some(rule))
+    }
+
+    fn deliver(&mut self, port: PortId) -> Next {
+        let snapshot = self.snapshot;
+        let name = snapshot.port(port).map_or("", |port| &port.name);
+        self.note(StepKind::Deliver, None, name, || format!("delivered to {name}"));
+        Next::End(Verdict::Deliver(port), None)
+    }
+
+    /// Goes to another place: the way there takes its time.
+    fn travel(&mut self, to: Location) {
+        if let Some(from) = self.place
+            && let Some(delay) = self.snapshot.delay_of.get(&(from, to))
+        {
+            self.act(Action::Delay(*delay));
+        }
+        self.place = Some(to);
+    }
+
+    /// Counts an appliance on the way; a drop where it goes in a circle.
+    fn hop(&mut self, at: &str) -> Option<Next> {
+        self.hops += 1;
+        if self.hops <= HOPS_MAX {
+            return None;
+        }
+        let rule = self.snapshot.check(AzureRule::FabricLoop);
+        Some(self.drop(Reason::RoutingLoop, rule, at, || {
+            format!("the packet passed {HOPS_MAX} appliances and goes in a circle")
+        }))
+    }
+
+    /// The tuple by which the packet's flow is known: an ICMP error belongs to the flow that it complains about, running
+    /// against the packet that it quotes.
+    fn flow(&self) -> FiveTuple {
+        self.embedded.map_or(self.tuple, FiveTuple::reversed)
+    }
+
+    fn open_session(&mut self, function: FunctionId, rule: RuleId) {
+        let open = SessionOpen { function, tuple: self.tuple, rule };
+        let known = self.opens.iter().any(|other| other.function == function && other.tuple == self.tuple);
+        if self.embedded.is_none() && !known && self.opens.try_push(open).is_err() {
+            self.overflow = true;
+        }
+    }
+
+    fn hit(&mut self, rule: RuleId) {
+        if !self.hits.contains(&rule) {
+            // More rules than a way of bounded functions can meet: the counter of the last is the least loss.
+            let _ = self.hits.try_push(rule);
+        }
+    }
+
+    fn pass_by_session(&mut self, function: FunctionId, original: FiveTuple) {
+        if !self.passed.contains(&(function, original)) && self.passed.try_push((function, original)).is_err()
+        {
+            self.overflow = true;
+        }
+    }
+
+    /// Checks that hold wherever a packet enters the fabric.
+    fn check_carried(&mut self, at: &str) -> Option<Next> {
+        let FiveTuple { protocol, destination, .. } = self.tuple;
+        if destination.is_multicast()
+            || destination.is_unspecified()
+            || destination == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+        {
+            let rule = self.snapshot.check(AzureRule::FabricUnicast);
+            return Some(self.drop(Reason::MulticastNotSupported, rule, at, || {
+                format!("{destination} is no unicast address")
+            }));
+        }
+        let carried =
+            [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6, Protocol::ESP, Protocol::AH];
+        if carried.contains(&protocol) {
+            return None;
+        }
+        let rule = self.snapshot.check(AzureRule::FabricProtocols);
+        Some(
+            self.drop(Reason::ProtocolNotSupported, rule, at, || {
+                format!("the fabric does not carry {protocol}")
+            }),
+        )
+    }
+
+    /// A NIC, host or appliance may send from its own addresses only.
+    fn check_source(&mut self, port: PortId, forwarding: bool) -> Option<Next> {
+        let snapshot = self.snapshot;
+        let info = snapshot.port(port)?;
+        let source = self.tuple.source;
+        if forwarding || info.has_address(source) {
+            return None;
+        }
+        let rule = snapshot.check(AzureRule::FabricSpoof);
+        Some(self.drop(Reason::SpoofedSource, rule, &info.name, || {
+            format!("{source} is not an address of {}", info.name)
+        }))
+    }
+}
