@@ -5,4 +5,6 @@
 //! linearly and caches nothing. Where the two disagree, one of them misreads Azure.
 #![forbid(unsafe_code)]
 
+pub mod golden;
 pub mod model;
+pub mod subject;

@@ -10,6 +10,7 @@ pub mod lab;
 pub mod nsg;
 pub mod peering;
 pub mod routes;
+pub mod subject;
 pub mod walk;
 
 pub use lab::Lab;

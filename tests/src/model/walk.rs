@@ -99,27 +99,30 @@ pub struct Way {
     pub sessions: Vec<Function>,
     /// The NSG or firewall rule that judged last.
     pub rule: Option<String>,
-    /// The source address at the end.
-    pub source_seen: IpAddr,
+    /// The packet as it ended, addresses translated.
+    pub last: Packet,
+    /// Who translated the source, and the source before: answers from the internet come back there.
+    pub translated: Option<(Endpoint, IpAddr)>,
 }
 
 /// The way of a packet that an endpoint sends; `sessions` are those of an earlier packet of the other
 /// direction.
 pub fn walk(lab: &Lab, from: &Endpoint, packet: Packet, sessions: &[Function]) -> Way {
-    let mut walker =
-        Walker { lab, packet, known: sessions, via: Vec::new(), sessions: Vec::new(), rule: None };
-    let ending = match walker.start(from) {
-        Ok(endpoint) => Ending::Deliver(endpoint),
-        Err(reason) => Ending::Drop(reason),
-    };
-    let Walker { packet, via, sessions, rule, .. } = walker;
-    Way { ending, via, sessions, rule, source_seen: packet.source }
+    let mut walker = Walker::new(lab, packet, sessions);
+    let ending = walker.start(from);
+    walker.end(ending)
 }
 
 /// The way of the answer, given the way of the question.
-pub fn walk_back(lab: &Lab, packet: Packet, forward: &Way) -> Option<Way> {
+pub fn walk_back(lab: &Lab, forward: &Way) -> Option<Way> {
     let Ending::Deliver(endpoint) = &forward.ending else { return None };
-    Some(walk(lab, endpoint, packet.reply(), &forward.sessions))
+    let reply = forward.last.reply();
+    let Some((translator, source)) = &forward.translated else {
+        return Some(walk(lab, endpoint, reply, &forward.sessions));
+    };
+    let mut walker = Walker::new(lab, Packet { destination: *source, ..reply }, &forward.sessions);
+    let ending = walker.answer_to_translator(translator);
+    Some(walker.end(ending))
 }
 
 struct Walker<'a> {
@@ -129,11 +132,36 @@ struct Walker<'a> {
     via: Vec<String>,
     sessions: Vec<Function>,
     rule: Option<String>,
+    translated: Option<(Endpoint, IpAddr)>,
 }
 
 type Step = Result<Endpoint, Reason>;
 
 impl<'a> Walker<'a> {
+    fn new(lab: &'a Lab, packet: Packet, known: &'a [Function]) -> Self {
+        Walker { lab, packet, known, via: Vec::new(), sessions: Vec::new(), rule: None, translated: None }
+    }
+
+    fn end(self, ending: Step) -> Way {
+        let ending = match ending {
+            Ok(endpoint) => Ending::Deliver(endpoint),
+            Err(reason) => Ending::Drop(reason),
+        };
+        let Walker { packet, via, sessions, rule, translated, .. } = self;
+        Way { ending, via, sessions, rule, last: packet, translated }
+    }
+
+    fn answer_to_translator(&mut self, translator: &Endpoint) -> Step {
+        match translator {
+            Endpoint::Nic(vm, index) => self.deliver_to(vm, *index),
+            Endpoint::Firewall(name) => {
+                let (name, _) = self.lab.azure_firewalls.get_key_value(name.as_str()).expect("the firewall exists");
+                self.through_firewall(name)
+            }
+            other => unreachable!("{} translates nothing", other.name()),
+        }
+    }
+
     fn start(&mut self, from: &Endpoint) -> Step {
         match from {
             Endpoint::Nic(vm, index) => {
@@ -177,6 +205,10 @@ impl<'a> Walker<'a> {
         self.groups(vm, index, Direction::Outbound)?;
         let rows = routes::effective(self.lab, vnet, subnet);
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
+        if row.hop == Hop::Internet {
+            self.translated = Some((Endpoint::Nic(vm.to_owned(), index), self.packet.source));
+            self.packet.source = nic.public.unwrap_or(self.packet.source);
+        }
         self.follow(vnet, &row, false)
     }
 
@@ -196,7 +228,7 @@ impl<'a> Walker<'a> {
         };
         for group in order.into_iter().flatten() {
             let judgement = nsg::judge(self.lab, group, Place { vnet, subnet }, direction, &self.packet);
-            self.rule = Some(judgement.rule);
+            self.rule = Some(judgement.rule.replace("securityRules", group).replace(&format!("default{group}"), "default"));
             if !judgement.allowed {
                 return Err(Reason::NsgDeny);
             }
@@ -345,6 +377,7 @@ impl<'a> Walker<'a> {
         let rows = routes::effective(self.lab, &firewall.virtual_network, "AzureFirewallSubnet");
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
         if row.hop == Hop::Internet && firewall::translates(self.packet.destination) {
+            self.translated = Some((Endpoint::Firewall(name.to_owned()), self.packet.source));
             self.packet.source = *firewall.public.first().ok_or(Reason::NoRoute)?;
         }
         self.follow(&firewall.virtual_network, &row, false)

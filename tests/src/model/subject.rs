@@ -1,0 +1,223 @@
+//! The reference model as one that answers the worked examples.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use vnet_dataplane::Protocol;
+
+use super::lab::usable;
+use super::nsg::{Direction, Place};
+use super::peering::{Machine, State};
+use super::routes::Hop;
+use super::walk::{Ending, Endpoint, Packet, Way, walk, walk_back};
+use super::{Lab, Row, firewall, gateway, nsg, routes};
+use crate::golden::{Capacity, FlowCheck, Request, SessionCheck, Verdict, patched};
+use crate::subject::{Line, Outcome, Probe, Subject};
+
+/// The port that questions come from.
+pub const SOURCE_PORT: u16 = 50_000;
+
+impl Lab {
+    /// The machines and hosts of that name: a machine by its first NIC.
+    pub fn endpoint(&self, name: &str) -> Option<Endpoint> {
+        if self.virtual_machines.contains_key(name) {
+            return Some(Endpoint::Nic(name.to_owned(), 0));
+        }
+        for (site, form) in &self.on_premises_sites {
+            if form.hosts.contains_key(name) {
+                return Some(Endpoint::SiteHost(site.clone(), name.to_owned()));
+            }
+        }
+        self.internet.hosts.contains_key(name).then(|| Endpoint::InternetHost(name.to_owned()))
+    }
+
+    /// All addresses of an endpoint.
+    pub fn addresses(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
+        match endpoint {
+            Endpoint::Nic(vm, index) => self.virtual_machines[vm.as_str()].nics[*index].addresses.clone(),
+            Endpoint::SiteHost(site, host) => self.on_premises_sites[site.as_str()].hosts[host.as_str()].addresses(),
+            Endpoint::InternetHost(name) => self.internet.hosts[name.as_str()].addresses(),
+            Endpoint::Firewall(name) => self.azure_firewalls[name.as_str()].address.into_iter().collect(),
+        }
+    }
+
+    /// The question that a probe asks between two addresses.
+    pub fn question(source: IpAddr, destination: IpAddr, probe: &Probe) -> Packet {
+        let icmp = if source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+        let protocol = match probe.protocol.as_str() {
+            "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            _ => icmp,
+        };
+        let ports = if protocol.is_icmp() { (0, 0) } else { (SOURCE_PORT, probe.port) };
+        let (source_port, destination_port) = ports;
+        Packet { protocol, source, destination, source_port, destination_port, opens: !probe.mid_stream }
+    }
+
+    fn asked(&self, from: &str, to: &str, probe: &Probe) -> (Endpoint, Packet) {
+        let from = self.endpoint(from).unwrap_or_else(|| panic!("nobody is called {from}"));
+        let there = match to.parse() {
+            Ok(address) => vec![address],
+            Err(_) => self.addresses(&self.endpoint(to).unwrap_or_else(|| panic!("nobody is called {to}"))),
+        };
+        let here = self.addresses(&from);
+        let pair = there.iter().find_map(|to| {
+            let from = here.iter().find(|from| from.is_ipv4() == to.is_ipv4())?;
+            Some((*from, *to))
+        });
+        let (source, destination) = pair.expect("the two share a family");
+        (from, Lab::question(source, destination, probe))
+    }
+
+    fn line(&self, vnet: &str, row: &Row) -> Line {
+        let addresses = match &row.hop {
+            Hop::Appliance(address) => vec![address.to_string()],
+            Hop::Gateway => {
+                let public = gateway::effective(self, vnet).map(|(name, _)| &self.virtual_network_gateways[name].public);
+                public.into_iter().flatten().map(IpAddr::to_string).collect()
+            }
+            _ => Vec::new(),
+        };
+        Line {
+            source: row.source.name().to_owned(),
+            state: if row.active { "Active" } else { "Invalid" }.to_owned(),
+            prefix: row.prefix.to_string(),
+            kind: row.hop.name().to_owned(),
+            addresses,
+        }
+    }
+}
+
+fn split(subnet: &str) -> (&str, &str) {
+    subnet.split_once('/').expect("a subnet is VNET/SUBNET")
+}
+
+fn reason(way: &Way) -> Option<String> {
+    match way.ending {
+        Ending::Deliver(_) => None,
+        Ending::Drop(reason) => Some(reason.name().to_owned()),
+    }
+}
+
+impl Subject for Lab {
+    fn build(topology: &Value) -> Result<Self, String> {
+        Lab::read(topology)
+    }
+
+    fn routes(&self, subnet: &str) -> Vec<Line> {
+        let (vnet, subnet) = split(subnet);
+        routes::effective(self, vnet, subnet).iter().map(|row| self.line(vnet, row)).collect()
+    }
+
+    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Line> {
+        let (vnet, subnet) = split(subnet);
+        routes::select(&routes::effective(self, vnet, subnet), to).map(|row| self.line(vnet, row))
+    }
+
+    fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome {
+        let (from, packet) = self.asked(from, to, probe);
+        let way = walk(self, &from, packet, &[]);
+        let back = walk_back(self, &way);
+        Outcome {
+            reason: reason(&way),
+            reply_reason: back.as_ref().and_then(reason),
+            via_reverse: back.map(|back| back.via).unwrap_or_default(),
+            rule: way.rule,
+            source_seen_as: matches!(way.ending, Ending::Deliver(_)).then_some(way.last.source),
+            via: way.via,
+        }
+    }
+
+    fn flow(&self, flow: &FlowCheck) -> (bool, String) {
+        let nic = &self.virtual_machines[flow.vm.as_str()].nics[0];
+        let (vnet, subnet) = nic.place();
+        let group = self.vnet(vnet).subnets[subnet].nsg.as_deref().or(nic.nsg.as_deref()).expect("the NIC has a group");
+        let direction = if flow.direction == "Inbound" { Direction::Inbound } else { Direction::Outbound };
+        let (from, to) = match direction {
+            Direction::Inbound => (flow.remote, flow.local),
+            Direction::Outbound => (flow.local, flow.remote),
+        };
+        let probe = Probe { protocol: flow.protocol.clone(), port: to.port(), mid_stream: false };
+        let packet = Packet { source_port: from.port(), ..Lab::question(from.ip(), to.ip(), &probe) };
+        let judgement = nsg::judge(self, group, Place { vnet, subnet }, direction, &packet);
+        (judgement.allowed, judgement.rule)
+    }
+
+    fn order(&self, policy: &str) -> Option<Vec<String>> {
+        let ordered = firewall::order(self, policy);
+        Some(ordered.into_iter().map(|(_, placed)| placed.collection.name.clone()).collect())
+    }
+
+    fn capacity(capacity: &Capacity) -> Vec<String> {
+        let range = usable(capacity.subnet);
+        let count = range.map(|(first, last)| match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => u64::from(u32::from(last) - u32::from(first) + 1),
+            _ => unreachable!("capacities are asked of IPv4 subnets"),
+        });
+        let expected = (capacity.usable, capacity.first, capacity.last);
+        let got = (count, range.map(|(first, _)| first), range.map(|(_, last)| last));
+        if expected == got { Vec::new() } else { vec![format!("{}: expected {expected:?}, got {got:?}", capacity.subnet)] }
+    }
+
+    fn requests(_topology: &Value, requests: &[Request]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut machine = Machine::default();
+        let half = |text: &str| text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE");
+        for (index, request) in requests.iter().enumerate() {
+            let mut code = None;
+            if let Some((local, remote)) = request.create.as_deref().map(half) {
+                code = machine.create(&local, &remote).err();
+            }
+            if let Some((local, remote)) = request.delete.as_deref().map(half) {
+                machine.delete(&local, &remote);
+            }
+            if code != request.fails.as_deref() {
+                wrong.push(format!("request {index}: expected {:?}, got {code:?}", request.fails));
+            }
+            for names in ["a b", "b a"] {
+                let (local, remote) = half(names);
+                let got = machine.state(&local, &remote);
+                let expected = request.states.get(names).map(String::as_str);
+                if got.map(State::name) != expected {
+                    wrong.push(format!("request {index}: {names} is {got:?}, expected {expected:?}"));
+                }
+            }
+            let reaches = machine.state("a", "b") == Some(State::Connected) && machine.state("b", "a") == Some(State::Connected);
+            if reaches != request.reaches {
+                wrong.push(format!("request {index}: traffic passes: {reaches}"));
+            }
+        }
+        wrong
+    }
+
+    fn session(&self, topology: &Value, session: &SessionCheck) -> Vec<String> {
+        let open = &session.open;
+        let probe = Probe { protocol: open.protocol.clone(), port: open.port, mid_stream: false };
+        let (from, packet) = self.asked(&open.from, &open.to, &probe);
+        let first = walk(self, &from, packet, &[]);
+        let changed = match Lab::read(&patched(topology, &session.patch)) {
+            Ok(changed) => changed,
+            Err(error) => return vec![error],
+        };
+        // A changed group judges new flows only; a changed firewall ends the sessions that it would now deny.
+        let mut kept = first.sessions.clone();
+        kept.retain(|function| match function {
+            super::walk::Function::Nsg(..) => true,
+            super::walk::Function::Firewall(name) => firewall::judge(&changed, name, &packet).allowed,
+        });
+        let later = walk(&changed, &from, Packet { opens: false, ..packet }, &kept);
+        let again = walk(&changed, &from, packet, &[]);
+        let verdict = |way: &Way| if reason(way).is_none() { Verdict::Allow } else { Verdict::Deny };
+        let mut wrong = Vec::new();
+        if reason(&first).is_some() {
+            wrong.push(format!("the session can't be opened: {first:?}"));
+        }
+        if verdict(&later) != session.ongoing || verdict(&again) != session.again {
+            wrong.push(format!("later packet {later:?}, new session {again:?}"));
+        }
+        if session.reason.is_some() && reason(&later) != session.reason {
+            wrong.push(format!("later packet: {:?}", reason(&later)));
+        }
+        wrong
+    }
+}

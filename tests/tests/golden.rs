@@ -1,0 +1,31 @@
+//! The worked examples, each asked of everybody who must know the answer.
+
+use std::path::Path;
+
+use vnet_tests::golden::{check, discover};
+use vnet_tests::model::Lab;
+use vnet_tests::subject::Subject;
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden"))
+}
+
+fn run<S: Subject>() {
+    let mut failures = Vec::new();
+    let mut checked = 0;
+    for (path, example) in discover(folder()) {
+        for case in &example.cases {
+            checked += 1;
+            for wrong in check::<S>(&example.topology, case) {
+                failures.push(format!("{} ({}): {}: {wrong}", example.example, path.display(), case.name));
+            }
+        }
+    }
+    assert!(checked > 50, "only {checked} cases were found below {}", folder().display());
+    assert!(failures.is_empty(), "{} of {checked} cases fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn the_model_gives_the_worked_examples() {
+    run::<Lab>();
+}
