@@ -196,7 +196,8 @@ pub fn discover(folder: &Path) -> Vec<(PathBuf, Example)> {
                 let text = std::fs::read_to_string(&path).expect("an example can be read");
                 // YAML 1.2, as topology files are: `n` is a name.
                 let options = serde_saphyr::options! { strict_booleans: true };
-                let example = serde_saphyr::from_str_with_options(&text, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                let example = serde_saphyr::from_str_with_options(&text, options)
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 found.push((path, example));
             }
         }
@@ -310,5 +311,9 @@ pub fn check_path<S: Subject>(path: &PathCheck, subject: &S) -> Vec<String> {
         path.rule.is_none() || path.rule == got.rule,
         path.source_seen_as.is_none() || path.source_seen_as == got.source_seen_as,
     ];
-    if said.into_iter().all(|right| right) { Vec::new() } else { vec![format!("expected {path:?}, got {got:?}")] }
+    if said.into_iter().all(|right| right) {
+        Vec::new()
+    } else {
+        vec![format!("expected {path:?}, got {got:?}")]
+    }
 }

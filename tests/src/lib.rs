@@ -5,6 +5,7 @@
 //! linearly and caches nothing. Where the two disagree, one of them misreads Azure.
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod golden;
 pub mod model;
 pub mod subject;

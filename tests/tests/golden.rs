@@ -29,3 +29,16 @@ fn run<S: Subject>() {
 fn the_model_gives_the_worked_examples() {
     run::<Lab>();
 }
+
+#[test]
+fn validation_accepts_and_refuses_the_worked_examples() {
+    let mut failures = Vec::new();
+    for (path, example) in discover(folder()) {
+        for case in &example.cases {
+            for wrong in vnet_tests::accept::check(&example.topology, case) {
+                failures.push(format!("{} ({}): {}: {wrong}", example.example, path.display(), case.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

@@ -35,7 +35,9 @@ impl Lab {
     pub fn addresses(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
         match endpoint {
             Endpoint::Nic(vm, index) => self.virtual_machines[vm.as_str()].nics[*index].addresses.clone(),
-            Endpoint::SiteHost(site, host) => self.on_premises_sites[site.as_str()].hosts[host.as_str()].addresses(),
+            Endpoint::SiteHost(site, host) => {
+                self.on_premises_sites[site.as_str()].hosts[host.as_str()].addresses()
+            }
             Endpoint::InternetHost(name) => self.internet.hosts[name.as_str()].addresses(),
             Endpoint::Firewall(name) => self.azure_firewalls[name.as_str()].address.into_iter().collect(),
         }
@@ -73,7 +75,8 @@ impl Lab {
         let addresses = match &row.hop {
             Hop::Appliance(address) => vec![address.to_string()],
             Hop::Gateway => {
-                let public = gateway::effective(self, vnet).map(|(name, _)| &self.virtual_network_gateways[name].public);
+                let public = gateway::effective(self, vnet)
+                    .map(|(name, _)| &self.virtual_network_gateways[name].public);
                 public.into_iter().flatten().map(IpAddr::to_string).collect()
             }
             _ => Vec::new(),
@@ -131,7 +134,11 @@ impl Subject for Lab {
     fn flow(&self, flow: &FlowCheck) -> (bool, String) {
         let nic = &self.virtual_machines[flow.vm.as_str()].nics[0];
         let (vnet, subnet) = nic.place();
-        let group = self.vnet(vnet).subnets[subnet].nsg.as_deref().or(nic.nsg.as_deref()).expect("the NIC has a group");
+        let group = self.vnet(vnet).subnets[subnet]
+            .nsg
+            .as_deref()
+            .or(nic.nsg.as_deref())
+            .expect("the NIC has a group");
         let direction = if flow.direction == "Inbound" { Direction::Inbound } else { Direction::Outbound };
         let (from, to) = match direction {
             Direction::Inbound => (flow.remote, flow.local),
@@ -156,13 +163,19 @@ impl Subject for Lab {
         });
         let expected = (capacity.usable, capacity.first, capacity.last);
         let got = (count, range.map(|(first, _)| first), range.map(|(_, last)| last));
-        if expected == got { Vec::new() } else { vec![format!("{}: expected {expected:?}, got {got:?}", capacity.subnet)] }
+        if expected == got {
+            Vec::new()
+        } else {
+            vec![format!("{}: expected {expected:?}, got {got:?}", capacity.subnet)]
+        }
     }
 
     fn requests(_topology: &Value, requests: &[Request]) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut machine = Machine::default();
-        let half = |text: &str| text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE");
+        let half = |text: &str| {
+            text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE")
+        };
         for (index, request) in requests.iter().enumerate() {
             let mut code = None;
             if let Some((local, remote)) = request.create.as_deref().map(half) {
@@ -182,7 +195,8 @@ impl Subject for Lab {
                     wrong.push(format!("request {index}: {names} is {got:?}, expected {expected:?}"));
                 }
             }
-            let reaches = machine.state("a", "b") == Some(State::Connected) && machine.state("b", "a") == Some(State::Connected);
+            let reaches = machine.state("a", "b") == Some(State::Connected)
+                && machine.state("b", "a") == Some(State::Connected);
             if reaches != request.reaches {
                 wrong.push(format!("request {index}: traffic passes: {reaches}"));
             }

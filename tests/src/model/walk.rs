@@ -155,7 +155,8 @@ impl<'a> Walker<'a> {
         match translator {
             Endpoint::Nic(vm, index) => self.deliver_to(vm, *index),
             Endpoint::Firewall(name) => {
-                let (name, _) = self.lab.azure_firewalls.get_key_value(name.as_str()).expect("the firewall exists");
+                let (name, _) =
+                    self.lab.azure_firewalls.get_key_value(name.as_str()).expect("the firewall exists");
                 self.through_firewall(name)
             }
             other => unreachable!("{} translates nothing", other.name()),
@@ -228,7 +229,9 @@ impl<'a> Walker<'a> {
         };
         for group in order.into_iter().flatten() {
             let judgement = nsg::judge(self.lab, group, Place { vnet, subnet }, direction, &self.packet);
-            self.rule = Some(judgement.rule.replace("securityRules", group).replace(&format!("default{group}"), "default"));
+            self.rule = Some(
+                judgement.rule.replace("securityRules", group).replace(&format!("default{group}"), "default"),
+            );
             if !judgement.allowed {
                 return Err(Reason::NsgDeny);
             }
