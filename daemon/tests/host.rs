@@ -7,6 +7,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 mod lab;
 #[path = "host/namespaces.rs"]
 mod namespaces;
+#[path = "host/probes.rs"]
+mod probes;
 #[path = "host/programs.rs"]
 mod programs;
 
@@ -20,7 +22,7 @@ fn main() {
     // Each test has namespaces of its own; more threads than this only make the machine's clock less even.
     args.test_threads = args.test_threads.or(Some(4));
     let missing = lab::missing();
-    let tests = [namespaces::tests(), programs::tests()].into_iter().flatten();
+    let tests = [namespaces::tests(), probes::tests(), programs::tests()].into_iter().flatten();
     let trials = tests
         .map(|(name, test)| {
             let shown = missing.map_or_else(|| name.to_owned(), |reason| format!("{name} ({reason})"));

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod probe;
 pub mod process;
 pub mod state_dir;
 pub mod sysctl;

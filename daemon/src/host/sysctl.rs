@@ -27,8 +27,6 @@ const GUEST: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/router_solicitations", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/default/dad_transmits", "0"),
-    // No link-local address: without one, nothing is left that could be announced or solicited for.
-    ("net/ipv6/conf/default/addr_gen_mode", "1"),
     // Asymmetric ways are legitimate here, and judged by the fabric.
     ("net/ipv4/conf/default/rp_filter", "0"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -51,6 +49,18 @@ const FORWARDING: &[(&str, &str)] = &[("net/ipv4/ip_forward", "1"), ("net/ipv6/c
 /// Where a setting can't be written. A kernel without IPv6 lacks its settings, which is no error.
 pub fn apply_guest() -> Result<()> {
     apply(GUEST)
+}
+
+/// Keeps the kernel from giving `device` a link-local address: without one it announces and solicits nothing. For TUN devices,
+/// which have no neighbours to find; a router's end of a cable can't do without.
+///
+/// # Errors
+/// As [`apply_guest`].
+pub fn without_link_local(device: &str) -> Result<()> {
+    match set(&format!("net/ipv6/conf/{device}/addr_gen_mode"), "1") {
+        Err(error) if error.is_missing() => Ok(()),
+        other => other,
+    }
 }
 
 /// Lets the kernel of the calling thread's namespace route. For namespaces of the daemon's own (`internet`); whether an

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::host::error::{Context, HostError, Result};
+use crate::host::sysctl;
 
 /// Bytes of `struct virtio_net_hdr` in front of each packet.
 pub const VNET_HDR_BYTES: usize = 10;
@@ -115,6 +116,7 @@ impl Tun {
             })
             .build_sync()
             .on("open device", &spec.name)?;
+        sysctl::without_link_local(&spec.name)?;
         first.persist().on("make persistent", &spec.name)?;
         let mut devices = vec![first];
         while devices.len() < spec.queues {
