@@ -2,6 +2,8 @@
 
 #[path = "labs/firewall.rs"]
 mod firewall;
+#[path = "labs/image.rs"]
+mod image;
 #[path = "labs/lifecycle.rs"]
 mod lifecycle;
 #[path = "labs/live.rs"]
@@ -45,6 +47,7 @@ fn main() {
         lifecycle::LABS,
         telemetry::LABS,
         packaging::LABS,
+        image::LABS,
     ]
     .concat();
     let runs_any = !arguments.list && labs.iter().any(|lab| lab.obstacle().is_none());

@@ -33,6 +33,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "debootstrap", program: "debootstrap" },
     Package { name: "buildah", program: "buildah" },
     Package { name: "podman", program: "podman" },
+    Package { name: "runc", program: "runc" },
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";

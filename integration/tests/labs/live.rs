@@ -109,7 +109,7 @@ fn start_stream(
             "5000",
         ],
     )?;
-    let labels = [("vm", from), ("direction", "egress")];
+    let labels = [("vm", from), ("direction", "outbound")];
     let start = lab.metric("vnet_nic_bytes_total", &labels)?;
     vnet_integration::wait_until("the stream runs", Duration::from_secs(10), || {
         Ok(lab.metric("vnet_nic_bytes_total", &labels)? > start + 1e6)
@@ -138,7 +138,7 @@ fn ten_kills(scene: &Scene) -> Result<()> {
             let scrape = lab.daemon().metrics()?;
             let of = |vm: &str| {
                 scrape
-                    .sum("vnet_nic_bytes_total", &[("lab", lab.name()), ("vm", vm), ("direction", "ingress")])
+                    .sum("vnet_nic_bytes_total", &[("lab", lab.name()), ("vm", vm), ("direction", "inbound")])
             };
             Ok(["dns", "db"].map(of).to_vec())
         };

@@ -48,7 +48,7 @@ fn both_judge(scene: &Scene) -> Result<()> {
     );
     ensure!(lab.connects("client", "10.1.0.4", 443)?, "both groups allow 443");
     for (port, group, rule) in [(22, "nic-level", "deny-ssh"), (80, "subnet-level", "deny-rest")] {
-        let labels = [("nsg", group), ("rule", rule), ("direction", "Inbound"), ("action", "Deny")];
+        let labels = [("nsg", group), ("rule", rule), ("direction", "inbound"), ("action", "Deny")];
         let before = lab.metric("vnet_nsg_rule_hits_total", &labels)?;
         lab.expect_drop("NsgDeny", || {
             ensure!(!lab.connects("client", "10.1.0.4", port)?, "{port} is denied");

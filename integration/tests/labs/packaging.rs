@@ -1,4 +1,4 @@
-//! The unit file and the image.
+//! The unit file.
 
 use std::fs;
 use std::process::Command;

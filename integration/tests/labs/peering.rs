@@ -112,7 +112,7 @@ fn labs_do_not_meet(scene: &Scene) -> Result<()> {
     ensure!(one.connects("a", "10.2.0.4", 7000)?, "the lab's own listener answers");
     ensure!(!two.connects("a", "10.2.0.4", 7000)?, "another lab's listener must not answer");
     wait_until("each lab has counters of its own", Duration::from_secs(5), || {
-        let labels = [("vm", "b"), ("direction", "ingress")];
+        let labels = [("vm", "b"), ("direction", "inbound")];
         Ok(one.metric("vnet_nic_packets_total", &labels)? > 0.0
             && other.metric("vnet_nic_packets_total", &labels)? == 0.0)
     })

@@ -92,7 +92,7 @@ fn networks_reach_each_other(scene: &Scene) -> Result<()> {
     // Without BGP west learns the hub's own ranges only: it has no way back to the spoke.
     lab.expect_no_ping("web", "10.50.0.4")?;
     lab.expect_no_ping("replica", "10.1.0.4")?;
-    let labels = [("gateway", "hub-vpn"), ("connection", "hub-to-west"), ("direction", "egress")];
+    let labels = [("gateway", "hub-vpn"), ("connection", "hub-to-west"), ("direction", "outbound")];
     ensure!(lab.metric("vnet_gateway_tunnel_packets_total", &labels)? > 0.0, "the tunnel counts");
     ensure!(lab.metric("vnet_gateway_tunnel_up", &labels[..2])? == 1.0, "and is up");
     Ok(())
