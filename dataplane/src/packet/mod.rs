@@ -15,6 +15,7 @@ use crate::reason::Reason;
 use crate::tuple::{FiveTuple, PacketMeta, Protocol};
 
 pub use embedded::Embedded;
+pub(crate) use transport::has_identifier;
 
 /// Octets of an IPv4 header without options.
 pub const IPV4_HEADER_LEN: usize = 20;

@@ -123,7 +123,7 @@ impl Transport {
 }
 
 /// A query or reply whose identifier stands for a port: echo, timestamp, information, address mask.
-pub(super) fn has_identifier(protocol: Protocol, kind: u8) -> bool {
+pub(crate) fn has_identifier(protocol: Protocol, kind: u8) -> bool {
     match protocol {
         Protocol::ICMP => matches!(kind, 0 | 8 | 13..=18),
         Protocol::ICMPV6 => matches!(kind, 128 | 129),
