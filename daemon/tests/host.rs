@@ -11,6 +11,8 @@ mod namespaces;
 mod probes;
 #[path = "host/programs.rs"]
 mod programs;
+#[path = "host/sweeps.rs"]
+mod sweeps;
 
 type Outcome = Result<(), Failed>;
 
@@ -22,7 +24,8 @@ fn main() {
     // Each test has namespaces of its own; more threads than this only make the machine's clock less even.
     args.test_threads = args.test_threads.or(Some(4));
     let missing = lab::missing();
-    let tests = [namespaces::tests(), probes::tests(), programs::tests()].into_iter().flatten();
+    let tests =
+        [namespaces::tests(), probes::tests(), programs::tests(), sweeps::tests()].into_iter().flatten();
     let trials = tests
         .map(|(name, test)| {
             let shown = missing.map_or_else(|| name.to_owned(), |reason| format!("{name} ({reason})"));

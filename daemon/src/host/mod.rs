@@ -4,6 +4,7 @@
 //! control plane, never from a packet worker.
 
 pub mod backing;
+pub mod doctor;
 pub mod enter;
 pub mod error;
 pub mod exec;
@@ -13,6 +14,7 @@ pub mod netns;
 pub mod probe;
 pub mod process;
 pub mod state_dir;
+pub mod sweep;
 pub mod sysctl;
 
 pub use error::{HostError, Result};
