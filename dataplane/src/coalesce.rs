@@ -80,9 +80,9 @@ impl Coalescer {
         true
     }
 
-    /// {vnet header | packet}, ready to be written; none if nothing is there. Nothing may be pushed between
+    /// {vnet header | packet}, ready to be written or edited; none if nothing is there. Nothing may be pushed between
     /// this and [`Coalescer::clear`].
-    pub fn finish(&mut self) -> Option<&[u8]> {
+    pub fn finish(&mut self) -> Option<&mut [u8]> {
         let first = self.headers.as_ref()?;
         self.closed = true;
         if self.segments > 1 {
@@ -109,7 +109,7 @@ impl Coalescer {
             let offload = Offload::partial(Some((gso_type, self.segment_len as u16)));
             self.buffer[..VNET_HEADER_LEN].copy_from_slice(&offload.to_vnet(first).to_bytes());
         }
-        Some(&self.buffer)
+        Some(&mut self.buffer)
     }
 
     /// Makes room for the next packet.

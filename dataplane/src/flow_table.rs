@@ -126,6 +126,7 @@ pub struct FlowEntry {
     sessions: [SessionRef; FLOW_SESSIONS_MAX],
     decided_by: u32,
     created: u32,
+    decided: u32,
     sessions_refreshed: u32,
     session_count: u8,
     state: FlowState,
@@ -176,6 +177,8 @@ pub struct FlowTable {
     timeouts: Timeouts,
     capacity: usize,
     index: HashTable<u32>,
+    /// Dropped flows by the symmetric hash of their tuple: a session may turn their verdict.
+    drops: HashTable<u32>,
     chunks: Vec<Vec<FlowEntry>>,
     free: Vec<u32>,
     lists: ActionLists,
@@ -193,6 +196,7 @@ impl FlowTable {
             timeouts,
             capacity: capacity.min(NIL as usize - 1),
             index: HashTable::new(),
+            drops: HashTable::new(),
             chunks: Vec::new(),
             free: Vec::new(),
             lists: ActionLists::new(seed),
@@ -296,6 +300,7 @@ impl FlowTable {
         let initial = initial_state(&key, &decision, flags);
         flow.state = initial;
         self.counts[initial as usize] += 1;
+        self.enter_drops(slot);
         self.arm(slot);
         Ok(FlowId(slot))
     }
@@ -316,6 +321,36 @@ impl FlowTable {
         }
     }
 
+    /// Whether the flow must be decided again before this packet: the epoch has moved, or it was dropped and
+    /// the packet opens a connection, or was dropped so long ago that the verdict may have turned.
+    pub fn is_stale(&self, id: FlowId, epoch: u32, flags: TcpFlags, now: Nanos) -> bool {
+        let flow = self.get(id);
+        if flow.epoch != epoch {
+            return true;
+        }
+        flow.state == FlowState::Dropped
+            && ((flow.key.kind as u8 == Protocol::TCP.0 && flags.opens())
+                || self.deadline(flow) <= tick_of(now))
+    }
+
+    /// Takes out dropped flows of this tuple and its reverse, whatever their ingress: a session that was opened
+    /// for it may let them pass. Returns how many went.
+    pub fn forget_drops(&mut self, tuple: &FiveTuple) -> usize {
+        let hash = self.hash.symmetric(tuple);
+        let reversed = tuple.reversed();
+        let mut removed = 0;
+        loop {
+            let chunks = &self.chunks;
+            let found = self.drops.find(hash, |&slot| {
+                let found = entry(chunks, slot).key.tuple();
+                found == *tuple || found == reversed
+            });
+            let Some(&slot) = found else { return removed };
+            self.remove(FlowId(slot));
+            removed += 1;
+        }
+    }
+
     /// Marks the flow's decision as good for `epoch` too.
     pub fn confirm(&mut self, id: FlowId, epoch: u32) {
         entry_mut(&mut self.chunks, id.0).epoch = epoch;
@@ -329,6 +364,7 @@ impl FlowTable {
         }
         flow.in_use = false;
         let (hash, list, state) = (flow.key.hash(&self.hash), flow.list, flow.state);
+        self.leave_drops(id.0);
         if let Ok(found) = self.index.find_entry(hash, |&slot| slot == id.0) {
             found.remove();
         }
@@ -384,7 +420,9 @@ impl FlowTable {
 
     fn deadline(&self, flow: &FlowEntry) -> u32 {
         let idle_s = self.timeouts.idle_s(flow.state, Protocol(flow.key.kind as u8));
-        flow.last_seen.saturating_add(idle_s.saturating_mul(TICKS_PER_SECOND))
+        // A drop is decided again in time however busy it is.
+        let since = if flow.state == FlowState::Dropped { flow.decided } else { flow.last_seen };
+        since.saturating_add(idle_s.saturating_mul(TICKS_PER_SECOND))
     }
 
     fn arm(&mut self, slot: u32) {
@@ -399,11 +437,31 @@ impl FlowTable {
     }
 
     fn enter_state(&mut self, slot: u32, state: FlowState) {
-        let flow = entry_mut(&mut self.chunks, slot);
-        self.counts[flow.state as usize] -= 1;
+        self.counts[entry(&self.chunks, slot).state as usize] -= 1;
         self.counts[state as usize] += 1;
-        flow.state = state;
+        self.leave_drops(slot);
+        entry_mut(&mut self.chunks, slot).state = state;
+        self.enter_drops(slot);
         self.arm(slot);
+    }
+
+    fn enter_drops(&mut self, slot: u32) {
+        let flow = entry(&self.chunks, slot);
+        if flow.state == FlowState::Dropped {
+            let (chunks, hash) = (&self.chunks, &self.hash);
+            let symmetric = |&slot: &u32| hash.symmetric(&entry(chunks, slot).key.tuple());
+            self.drops.insert_unique(symmetric(&slot), slot, symmetric);
+        }
+    }
+
+    fn leave_drops(&mut self, slot: u32) {
+        let flow = entry(&self.chunks, slot);
+        if flow.state == FlowState::Dropped {
+            let hash = self.hash.symmetric(&flow.key.tuple());
+            if let Ok(found) = self.drops.find_entry(hash, |&candidate| candidate == slot) {
+                found.remove();
+            }
+        }
     }
 
     fn take_slot(&mut self, key: FlowKey) -> u32 {
@@ -418,6 +476,7 @@ impl FlowTable {
             sessions: [SessionRef::default(); FLOW_SESSIONS_MAX],
             decided_by: NIL,
             created: 0,
+            decided: 0,
             sessions_refreshed: 0,
             session_count: 0,
             state: FlowState::Datagram,
@@ -482,6 +541,7 @@ fn fill(flow: &mut FlowEntry, decision: &FlowDecision<'_>, tick: u32) {
     flow.sessions[..count].copy_from_slice(&decision.sessions[..count]);
     flow.session_count = count as u8;
     flow.sessions_refreshed = tick;
+    flow.decided = tick;
 }
 
 fn drops(decision: &FlowDecision<'_>) -> bool {

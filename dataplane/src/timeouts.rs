@@ -51,7 +51,7 @@ pub struct Timeouts {
     pub icmp_s: u32,
     /// Any other protocol.
     pub other_s: u32,
-    /// A flow whose packets are dropped.
+    /// A flow whose packets are dropped, counted from the decision and not from its last packet.
     pub dropped_s: u32,
 }
 
@@ -66,7 +66,7 @@ impl Default for Timeouts {
             udp_s: 240,
             icmp_s: 60,
             other_s: 240,
-            dropped_s: 10,
+            dropped_s: 5,
         }
     }
 }

@@ -140,6 +140,30 @@ fn a_full_table_spares_established_flows() {
 }
 
 #[test]
+fn drops_are_decided_again() {
+    let mut table = FlowTable::new(8, Timeouts { dropped_s: 5, ..Timeouts::default() }, 1);
+    let drop = [Action::Drop(Reason::FirewallNoSession)];
+    let tcp = tuple(1, Protocol::TCP);
+    let id = table.insert(FlowKey::new(PortId(1), &tcp), decision(&drop, &[]), ACK, Nanos::ZERO).unwrap();
+    table.touch(id, ACK, 1, 40, Nanos(4 * SECOND));
+    assert!(!table.is_stale(id, 1, ACK, Nanos(4 * SECOND)));
+    assert!(table.is_stale(id, 1, SYN, Nanos(4 * SECOND)), "a SYN may open what an ACK may not");
+    assert!(table.is_stale(id, 2, ACK, Nanos(4 * SECOND)), "the epoch has moved");
+    assert!(table.is_stale(id, 1, ACK, Nanos(5 * SECOND)), "busy or not");
+    assert_eq!(table.expire(Nanos(6 * SECOND), 100, |_| {}), 1);
+
+    let deliver = FlowKey::new(PortId(3), &tcp.reversed());
+    let kept = table.insert(deliver, decision(&DELIVER, &[]), ACK, Nanos::ZERO).unwrap();
+    for ingress in 1..3 {
+        table.insert(FlowKey::new(PortId(ingress), &tcp), decision(&drop, &[]), ACK, Nanos::ZERO).unwrap();
+    }
+    assert_eq!(table.forget_drops(&tuple(2, Protocol::TCP)), 0);
+    assert_eq!(table.forget_drops(&tcp.reversed()), 2);
+    assert_eq!((table.len(), table.lookup(&deliver)), (1, Some(kept)));
+    assert_eq!(table.forget_drops(&tcp), 0);
+}
+
+#[test]
 fn behaves_as_a_map() {
     let mut rng = Rng::new(11);
     let mut table = FlowTable::new(100_000, Timeouts::default(), 3);
