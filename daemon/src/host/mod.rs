@@ -14,6 +14,7 @@ pub mod netns;
 pub mod probe;
 pub mod process;
 pub mod state_dir;
+pub mod supervise;
 pub mod sweep;
 pub mod sysctl;
 

@@ -20,6 +20,10 @@ pub(crate) fn missing() -> Option<&'static str> {
     if !std::path::Path::new("/dev/net/tun").exists() {
         return Some("needs /dev/net/tun");
     }
+    // Two tests look through the eyes of iproute2.
+    if std::process::Command::new("ip").arg("-V").output().is_err() {
+        return Some("needs ip of iproute2");
+    }
     None
 }
 

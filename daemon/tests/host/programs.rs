@@ -11,6 +11,7 @@ use vnetd::host::backing::{Backing, MachineFile};
 use vnetd::host::exec::{Child, ExecSpec, SpawnError, machine_environment, no_stdio};
 use vnetd::host::netns::Netns;
 use vnetd::host::process;
+use vnetd::host::supervise::{RunSpec, RunState, Supervised};
 
 use crate::lab::{Lab, launcher};
 use crate::{Case, Outcome};
@@ -25,6 +26,7 @@ pub(crate) fn tests() -> Vec<Case> {
         ("a_terminal_controls_its_session", terminal),
         ("every_process_of_a_machine_ends", every_process_ends),
         ("output_goes_to_the_log", logged),
+        ("a_supervised_program_is_started_again_and_taken_over", supervised),
         ("mounts_of_programs_do_not_leak", mounts_do_not_leak),
     ]
 }
@@ -200,6 +202,56 @@ fn logged() -> Outcome {
         assert_eq!(child.wait()?, 0);
     }
     assert_eq!(fs::read_to_string(&log)?, "out\nerr\nagain\n");
+    Ok(())
+}
+
+fn supervised() -> Outcome {
+    let lab = Lab::new();
+    let web = Machine::new(&lab, "web", &[]);
+    let log = lab.dir.path().join("web.log");
+    let start = |line: &str, restart, adopt| {
+        let spec = RunSpec {
+            ns: web.ns.try_clone().unwrap(),
+            backing: web.backing.clone(),
+            hostname: "web".into(),
+            argv: ["sh", "-c", line].map(str::to_owned).to_vec(),
+            log: log.clone(),
+            restart,
+            adopt,
+        };
+        Supervised::start(launcher(), spec, |_| {}).unwrap()
+    };
+    let until = |program: &Supervised, wanted: &dyn Fn(&RunState) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let state = program.state();
+            if wanted(&state) {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "{state:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let once = start("echo once; exit 3", false, None);
+    until(&once, &|state| *state == RunState::Exited(Some(3)));
+    drop(once);
+    assert_eq!(fs::read_to_string(&log)?, "once\n");
+
+    let always = start("sleep 300", true, None);
+    let running = |state: &RunState| matches!(state, RunState::Running(_));
+    let RunState::Running(first) = until(&always, &running) else { unreachable!("it runs") };
+    process::PidFd::open(first.pid)?.signal(libc::SIGKILL)?;
+    until(&always, &|state| *state == RunState::Exited(Some(137)));
+    let RunState::Running(second) = until(&always, &running) else { unreachable!("it runs") };
+    assert_ne!(first, second);
+    // The daemon goes and the next one comes.
+    drop(always);
+    let next = start("sleep 300", true, Some(second));
+    assert_eq!(until(&next, &running), RunState::Running(second));
+    drop(next);
+    process::PidFd::open(second.pid)?.signal(libc::SIGKILL)?;
+    let missing = start("", false, Some(first));
+    until(&missing, &|state| *state == RunState::Exited(Some(0)));
     Ok(())
 }
 

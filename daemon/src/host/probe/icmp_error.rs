@@ -102,11 +102,12 @@ mod tests {
 
     #[test]
     fn errors_of_both_families_mean_the_same() {
-        let by: Option<IpAddr> = Some("192.0.2.1".parse().unwrap());
+        let router: IpAddr = "192.0.2.1".parse().unwrap();
+        let by = Some(router);
         let after = Duration::from_millis(3);
         let (four, six) = (libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6);
         let twins = [
-            ((11, 0), (3, 0), Some(Outcome::TtlExceeded { by: by.unwrap(), after })),
+            ((11, 0), (3, 0), Some(Outcome::TtlExceeded { by: router, after })),
             ((3, 3), (1, 4), Some(Outcome::Refused(after))),
             ((3, 4), (2, 0), Some(Outcome::TooBig { by, mtu: 1400 })),
             ((3, 1), (1, 1), Some(Outcome::Unreachable { by, code: Some(1) })),
