@@ -7,6 +7,8 @@ pub mod compile;
 pub mod control;
 pub mod decide;
 pub mod decision;
+pub mod effective;
+pub mod path;
 pub mod snapshot;
 pub mod trace;
 
@@ -14,5 +16,6 @@ pub use compile::{compile, converge};
 pub use control::{Effect, Event, State};
 pub use decide::decide;
 pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
+pub use path::{PathReport, matrix, path};
 pub use snapshot::Snapshot;
 pub use trace::{NoTrace, RuleId, RuleRef, Step, Trace};

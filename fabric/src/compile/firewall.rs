@@ -9,7 +9,7 @@ use super::Builder;
 use super::security::{Tags, addresses};
 use crate::azure_rule::AzureRule;
 use crate::snapshot::HitKind;
-use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list};
+use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list, Written};
 
 /// A policy inherits through at most this many parents.
 const PARENTS_MAX: usize = 8;
@@ -75,6 +75,7 @@ impl<'a> Builder<'a> {
                 source_ports: Vec::new(),
                 destination: self.party(&rule.destination_addresses, &rule.destination_ip_groups, tags),
                 destination_ports: port_list(&rule.destination_ports),
+                written: Written::default(),
             });
         }
     }

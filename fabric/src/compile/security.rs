@@ -13,7 +13,7 @@ use super::routes::reserved_prefixes;
 use crate::azure_rule::AzureRule;
 use crate::snapshot::lpm::subtract;
 use crate::snapshot::network::Nsg;
-use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list};
+use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list, Written};
 use crate::snapshot::{HitKind, PLATFORM_ADDRESS};
 
 /// Ranges beside the private ones that are no part of the Internet.
@@ -27,17 +27,17 @@ pub(super) struct Tags {
 }
 
 /// Which way a default rule judges, and what it says.
-type DefaultRule = (&'static str, &'static str, &'static str, Access);
+type DefaultRule = (&'static str, u32, &'static str, &'static str, Access);
 
 const DEFAULT_INBOUND: [DefaultRule; 3] = [
-    ("AllowVnetInBound", "VirtualNetwork", "VirtualNetwork", Access::Allow),
-    ("AllowAzureLoadBalancerInBound", "AzureLoadBalancer", "*", Access::Allow),
-    ("DenyAllInBound", "*", "*", Access::Deny),
+    ("AllowVnetInBound", 65000, "VirtualNetwork", "VirtualNetwork", Access::Allow),
+    ("AllowAzureLoadBalancerInBound", 65001, "AzureLoadBalancer", "*", Access::Allow),
+    ("DenyAllInBound", 65500, "*", "*", Access::Deny),
 ];
 const DEFAULT_OUTBOUND: [DefaultRule; 3] = [
-    ("AllowVnetOutBound", "VirtualNetwork", "VirtualNetwork", Access::Allow),
-    ("AllowInternetOutBound", "*", "Internet", Access::Allow),
-    ("DenyAllOutBound", "*", "*", Access::Deny),
+    ("AllowVnetOutBound", 65000, "VirtualNetwork", "VirtualNetwork", Access::Allow),
+    ("AllowInternetOutBound", 65001, "*", "Internet", Access::Allow),
+    ("DenyAllOutBound", 65500, "*", "*", Access::Deny),
 ];
 
 impl Builder<'_> {
@@ -133,7 +133,7 @@ impl Builder<'_> {
         own.sort_by_key(|rule| rule.priority);
         let mut rules: Vec<Rule> = own.into_iter().map(|rule| self.security_rule(name, rule, tags)).collect();
         let defaults = if direction == Direction::Inbound { DEFAULT_INBOUND } else { DEFAULT_OUTBOUND };
-        for (rule, source, destination, access) in defaults {
+        for (rule, priority, source, destination, access) in defaults {
             let shown = format!("defaultSecurityRules/{rule}");
             let hits = nsg_hits(name, shown.clone(), direction, access);
             let id = self.rule(name, &shown, AzureRule::NsgDefault, Some(hits));
@@ -145,6 +145,7 @@ impl Builder<'_> {
                 source_ports: Vec::new(),
                 destination: addresses(&[parse(destination)], Some(tags)),
                 destination_ports: Vec::new(),
+                written: Written { priority, source: vec![source.to_owned()], destination: vec![destination.to_owned()] },
             });
         }
         RuleSet::new(rules)
@@ -174,6 +175,11 @@ impl Builder<'_> {
                 tags,
             ),
             destination_ports: ports(&rule.destination_port_ranges),
+            written: Written {
+                priority: u32::from(rule.priority),
+                source: written(&rule.source_address_prefixes, &rule.source_application_security_groups),
+                destination: written(&rule.destination_address_prefixes, &rule.destination_application_security_groups),
+            },
         }
     }
 
@@ -185,6 +191,10 @@ impl Builder<'_> {
             groups.iter().filter_map(|group| self.asg_members.get(group)).flatten().copied().collect();
         addresses(prefixes, Some(tags)).union(AddressSet::Prefixes(members))
     }
+}
+
+fn written(prefixes: &[AddressSpec], groups: &[String]) -> Vec<String> {
+    prefixes.iter().map(ToString::to_string).chain(groups.iter().cloned()).collect()
 }
 
 fn split(name: &str) -> (String, String) {

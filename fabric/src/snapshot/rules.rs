@@ -79,6 +79,18 @@ impl Protocols {
         self.0 & (Protocols::ANY.0 | bit.0) != 0
     }
 
+    /// As effective rules print it: `All`, or the one protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocols::TCP => "Tcp",
+            Protocols::UDP => "Udp",
+            Protocols::ICMP => "Icmp",
+            Protocols::ESP => "Esp",
+            Protocols::AH => "Ah",
+            _ => "All",
+        }
+    }
+
     /// Whether none of these protocols has ports.
     pub fn portless(self) -> bool {
         self.0 & (Protocols::ANY.0 | Protocols::TCP.0 | Protocols::UDP.0) == 0
@@ -102,6 +114,19 @@ pub struct Rule {
     pub destination: AddressSet,
     /// Destination ports; empty means every port.
     pub destination_ports: Vec<PortRange>,
+    /// How the user wrote it.
+    pub written: Written,
+}
+
+/// What effective rules show beside the compiled sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The smallest first; zero where rules are in written order.
+    pub priority: u32,
+    /// Sources as written: prefixes, tags, application security groups.
+    pub source: Vec<String>,
+    /// Destinations as written.
+    pub destination: Vec<String>,
 }
 
 impl Rule {
@@ -170,6 +195,7 @@ mod tests {
             source_ports: Vec::new(),
             destination: AddressSet::Prefixes(vec!["10.2.0.0/16".parse().unwrap()]),
             destination_ports: port_list(ports),
+            written: Written::default(),
         }
     }
 
