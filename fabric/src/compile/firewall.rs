@@ -9,7 +9,7 @@ use super::Builder;
 use super::security::{Tags, addresses};
 use crate::azure_rule::AzureRule;
 use crate::snapshot::HitKind;
-use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list, Written};
+use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, Written, port_list};
 
 /// A policy inherits through at most this many parents.
 const PARENTS_MAX: usize = 8;

@@ -336,7 +336,6 @@ impl<'a> Builder<'a> {
             let firewall = Firewall {
                 name: name.as_str().into(),
                 port,
-                network,
                 subnet,
                 function: self.add_function(format!("firewall/{name}"), FunctionKind::Firewall),
                 rules: RuleSet::default(),

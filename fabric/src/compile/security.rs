@@ -13,7 +13,7 @@ use super::routes::reserved_prefixes;
 use crate::azure_rule::AzureRule;
 use crate::snapshot::lpm::subtract;
 use crate::snapshot::network::Nsg;
-use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, port_list, Written};
+use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, Written, port_list};
 use crate::snapshot::{HitKind, PLATFORM_ADDRESS};
 
 /// Ranges beside the private ones that are no part of the Internet.
@@ -145,7 +145,11 @@ impl Builder<'_> {
                 source_ports: Vec::new(),
                 destination: addresses(&[parse(destination)], Some(tags)),
                 destination_ports: Vec::new(),
-                written: Written { priority, source: vec![source.to_owned()], destination: vec![destination.to_owned()] },
+                written: Written {
+                    priority,
+                    source: vec![source.to_owned()],
+                    destination: vec![destination.to_owned()],
+                },
             });
         }
         RuleSet::new(rules)
@@ -178,7 +182,10 @@ impl Builder<'_> {
             written: Written {
                 priority: u32::from(rule.priority),
                 source: written(&rule.source_address_prefixes, &rule.source_application_security_groups),
-                destination: written(&rule.destination_address_prefixes, &rule.destination_application_security_groups),
+                destination: written(
+                    &rule.destination_address_prefixes,
+                    &rule.destination_application_security_groups,
+                ),
             },
         }
     }

@@ -23,7 +23,8 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return end;
         }
         self.travel(gateway.location);
-        let rule = if self.snapshot.gateway_hop_visible { AzureRule::VpnHop } else { AzureRule::NextHopGateway };
+        let rule =
+            if self.snapshot.gateway_hop_visible { AzureRule::VpnHop } else { AzureRule::NextHopGateway };
         let rule = self.snapshot.check(rule);
         self.note(StepKind::Gateway, Some(rule), &gateway.name, || {
             let how = if by_user_route { "a user's route" } else { "the network's routes" };

@@ -4,8 +4,8 @@ mod nsg;
 mod routes;
 
 pub use nsg::{
-    Association, EffectiveNsg, EffectiveNsgList, EffectiveSecurityRule, FlowDirection, FlowQuery, FlowVerdict, ResourceId, effective_nsg,
-    ip_flow_verify,
+    Association, EffectiveNsg, EffectiveNsgList, EffectiveSecurityRule, FlowDirection, FlowQuery,
+    FlowVerdict, ResourceId, effective_nsg, ip_flow_verify,
 };
 pub use routes::{EffectiveRoute, EffectiveRoutes, NextHopAnswer, effective_routes, next_hop};
 
@@ -51,7 +51,9 @@ pub(crate) fn find_nics<'a>(snapshot: &'a Snapshot, target: &str) -> Option<Vec<
     let nics = snapshot.names.machines.get(vm)?.iter().map(|index| &snapshot.nics[*index]);
     let found: Vec<&Nic> = match nic {
         None => nics.collect(),
-        Some(_) => nics.filter(|nic| snapshot.port(nic.port).is_some_and(|port| &*port.name == target)).collect(),
+        Some(_) => {
+            nics.filter(|nic| snapshot.port(nic.port).is_some_and(|port| &*port.name == target)).collect()
+        }
     };
     (!found.is_empty()).then_some(found)
 }
@@ -64,7 +66,9 @@ pub(crate) fn find_subnet(snapshot: &Snapshot, target: &str) -> Result<usize, Qu
     if let Some(subnet) = snapshot.names.subnets.get(target) {
         return Ok(*subnet);
     }
-    let firewall = snapshot.firewalls.iter().find(|firewall| &*firewall.name == target).map(|firewall| firewall.subnet);
-    let gateway = || snapshot.gateways.iter().find(|gateway| &*gateway.name == target).map(|gateway| gateway.subnet);
+    let firewall =
+        snapshot.firewalls.iter().find(|firewall| &*firewall.name == target).map(|firewall| firewall.subnet);
+    let gateway =
+        || snapshot.gateways.iter().find(|gateway| &*gateway.name == target).map(|gateway| gateway.subnet);
     firewall.or_else(gateway).ok_or_else(|| unknown(snapshot, target))
 }

@@ -88,7 +88,8 @@ pub fn effective_nsg(snapshot: &Snapshot, target: &str) -> Result<EffectiveNsgLi
     for nic in nics {
         let id = |text: &str| Some(ResourceId { id: text.to_owned() });
         if let Some(group) = &nic.subnet_nsg {
-            let association = Association { network_interface: None, subnet: id(&snapshot.subnets[nic.subnet].name) };
+            let association =
+                Association { network_interface: None, subnet: id(&snapshot.subnets[nic.subnet].name) };
             value.push(describe(snapshot, group, association));
         }
         if let Some(group) = &nic.nic_nsg {
@@ -105,7 +106,11 @@ fn describe(snapshot: &Snapshot, group: &Nsg, association: Association) -> Effec
     };
     let mut effective_security_rules = rows(&group.inbound, "Inbound");
     effective_security_rules.extend(rows(&group.outbound, "Outbound"));
-    EffectiveNsg { association, effective_security_rules, network_security_group: ResourceId { id: group.name.to_string() } }
+    EffectiveNsg {
+        association,
+        effective_security_rules,
+        network_security_group: ResourceId { id: group.name.to_string() },
+    }
 }
 
 fn describe_rule(snapshot: &Snapshot, rule: &Rule, direction: &str) -> EffectiveSecurityRule {
@@ -125,7 +130,11 @@ fn describe_rule(snapshot: &Snapshot, rule: &Rule, direction: &str) -> Effective
 }
 
 fn ports(ranges: &[PortRange]) -> Vec<String> {
-    if ranges.is_empty() { vec!["0-65535".to_owned()] } else { ranges.iter().map(ToString::to_string).collect() }
+    if ranges.is_empty() {
+        vec!["0-65535".to_owned()]
+    } else {
+        ranges.iter().map(ToString::to_string).collect()
+    }
 }
 
 fn expanded(set: &AddressSet, written: &[String]) -> Vec<String> {
@@ -184,9 +193,14 @@ pub struct FlowVerdict {
 ///
 /// # Errors
 /// No machine has that name.
-pub fn ip_flow_verify(snapshot: &Snapshot, target: &str, query: &FlowQuery) -> Result<FlowVerdict, QuestionError> {
+pub fn ip_flow_verify(
+    snapshot: &Snapshot,
+    target: &str,
+    query: &FlowQuery,
+) -> Result<FlowVerdict, QuestionError> {
     let nics = find_nics(snapshot, target).ok_or_else(|| unknown(snapshot, target))?;
-    let by_address = |nic: &&&Nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(query.local.0));
+    let by_address =
+        |nic: &&&Nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(query.local.0));
     let nic = nics.iter().find(by_address).unwrap_or(&nics[0]);
     let ((source, source_port), (destination, destination_port)) = match query.direction {
         FlowDirection::Inbound => (query.remote, query.local),
@@ -197,8 +211,11 @@ pub fn ip_flow_verify(snapshot: &Snapshot, target: &str, query: &FlowQuery) -> R
         FlowDirection::Inbound => [&nic.subnet_nsg, &nic.nic_nsg],
         FlowDirection::Outbound => [&nic.nic_nsg, &nic.subnet_nsg],
     };
-    let mut verdict = FlowVerdict { access: "Allow".to_owned(), rule_name: String::new(), network_security_group: None };
-    if query.remote.0 == METADATA_ADDRESS || (query.remote.0 == PLATFORM_ADDRESS && query.direction == FlowDirection::Outbound) {
+    let mut verdict =
+        FlowVerdict { access: "Allow".to_owned(), rule_name: String::new(), network_security_group: None };
+    if query.remote.0 == METADATA_ADDRESS
+        || (query.remote.0 == PLATFORM_ADDRESS && query.direction == FlowDirection::Outbound)
+    {
         return Ok(verdict);
     }
     for group in groups.into_iter().flatten() {

@@ -80,7 +80,9 @@ pub fn effective_routes(snapshot: &Snapshot, target: &str) -> Result<EffectiveRo
     };
     add(Some(&routes.own), &|route| if is_internet(route) { internet(route) } else { None });
     // A private range's None route goes where a user's route has the prefix, and stays as Invalid under a gateway's.
-    add(routes.reserved.as_ref(), &|route| (!overridden(route)).then(|| routes.gateway_route(&route.prefix).is_none()));
+    add(routes.reserved.as_ref(), &|route| {
+        (!overridden(route)).then(|| routes.gateway_route(&route.prefix).is_none())
+    });
     add(routes.user.as_ref(), &|_| Some(true));
     Ok(EffectiveRoutes { value })
 }
@@ -125,10 +127,17 @@ fn next_hop_addresses(snapshot: &Snapshot, subnet: &Subnet, route: &Route) -> Ve
 ///
 /// # Errors
 /// Nothing has that name.
-pub fn next_hop(snapshot: &Snapshot, target: &str, destination: IpAddr, source: Option<IpAddr>) -> Result<NextHopAnswer, QuestionError> {
+pub fn next_hop(
+    snapshot: &Snapshot,
+    target: &str,
+    destination: IpAddr,
+    source: Option<IpAddr>,
+) -> Result<NextHopAnswer, QuestionError> {
     let by_source = source.and_then(|source| {
         let nics = find_nics(snapshot, target)?;
-        nics.into_iter().find(|nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(source))).map(|nic| nic.subnet)
+        nics.into_iter()
+            .find(|nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(source)))
+            .map(|nic| nic.subnet)
     });
     let subnet = match by_source {
         Some(subnet) => subnet,

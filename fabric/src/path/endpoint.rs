@@ -25,7 +25,11 @@ impl Endpoint {
     /// Nothing has that name.
     pub fn resolve(snapshot: &Snapshot, name: &str) -> Result<Endpoint, QuestionError> {
         if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(Endpoint { name: name.to_owned(), addresses: vec![address], port: holder(snapshot, address) });
+            return Ok(Endpoint {
+                name: name.to_owned(),
+                addresses: vec![address],
+                port: holder(snapshot, address),
+            });
         }
         if let Some(nics) = find_nics(snapshot, name) {
             return from_port(snapshot, name, nics[0].port);
@@ -36,8 +40,17 @@ impl Endpoint {
         if let Some(addresses) = snapshot.names.internet_hosts.get(name) {
             return Ok(Endpoint { name: name.to_owned(), addresses: addresses.clone(), port: snapshot.edge });
         }
-        let firewall = snapshot.firewalls.iter().find(|firewall| &*firewall.name == name).map(|firewall| firewall.port);
-        let gateway = || snapshot.gateways.iter().find(|gateway| &*gateway.name == name)?.instances.first().map(|instance| instance.port);
+        let firewall =
+            snapshot.firewalls.iter().find(|firewall| &*firewall.name == name).map(|firewall| firewall.port);
+        let gateway = || {
+            snapshot
+                .gateways
+                .iter()
+                .find(|gateway| &*gateway.name == name)?
+                .instances
+                .first()
+                .map(|instance| instance.port)
+        };
         let named = || snapshot.port_by_name(name).map(|port| port.id);
         match firewall.or_else(gateway).or_else(named) {
             Some(port) => from_port(snapshot, name, port),

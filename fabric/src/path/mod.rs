@@ -101,7 +101,13 @@ pub struct Leg {
 ///
 /// # Errors
 /// A name is not known, or the ends have no address family in common.
-pub fn path(snapshot: &Snapshot, from: &str, to: &str, protocol: ProbeProtocol, port: Option<u16>) -> Result<PathReport, QuestionError> {
+pub fn path(
+    snapshot: &Snapshot,
+    from: &str,
+    to: &str,
+    protocol: ProbeProtocol,
+    port: Option<u16>,
+) -> Result<PathReport, QuestionError> {
     let from = Endpoint::resolve(snapshot, from)?;
     let to = Endpoint::resolve(snapshot, to)?;
     between(snapshot, &from, &to, protocol, port)
@@ -122,7 +128,8 @@ pub fn between(
     let ingress = from.port.ok_or_else(|| crate::effective::unknown(snapshot, &from.name))?;
     let port = (protocol != ProbeProtocol::Icmp).then(|| port.unwrap_or(80));
     // A machine of the lab is reached from the Internet by its public address.
-    let destination = if Some(ingress) == snapshot.edge { public_of(snapshot, destination) } else { destination };
+    let destination =
+        if Some(ingress) == snapshot.edge { public_of(snapshot, destination) } else { destination };
     let probe = probe(protocol, source, destination, port);
     let mut sessions: Vec<SessionOpen> = Vec::new();
     let forward = follow(snapshot, &mut sessions, ingress, probe);
@@ -143,7 +150,10 @@ pub fn matrix(snapshot: &Snapshot, protocol: ProbeProtocol, port: Option<u16>) -
     for from in &ends {
         for to in &ends {
             let outside = from.port == edge && to.port == edge;
-            if from.name != to.name && !outside && let Ok(report) = between(snapshot, from, to, protocol, port) {
+            if from.name != to.name
+                && !outside
+                && let Ok(report) = between(snapshot, from, to, protocol, port)
+            {
                 reports.push(report);
             }
         }
@@ -197,7 +207,11 @@ fn report(
         None => None,
     };
     let failed = out.or(back);
-    let decided = if out.is_none() && back.is_some() { reverse.as_ref().and_then(|way| way.decided_by) } else { forward.decided_by };
+    let decided = if out.is_none() && back.is_some() {
+        reverse.as_ref().and_then(|way| way.decided_by)
+    } else {
+        forward.decided_by
+    };
     let via_out = via(snapshot, &forward.steps);
     let via_back = reverse.as_ref().map(|way| via(snapshot, &way.steps)).unwrap_or_default();
     let mirrored: Vec<String> = via_back.iter().rev().cloned().collect();
@@ -265,5 +279,9 @@ fn least_certain<'a>(steps: impl Iterator<Item = &'a Step>) -> Certainty {
         Certainty::Inferred => 2,
         Certainty::Disputed => 3,
     };
-    steps.filter_map(|step| step.rule.as_ref()).map(|rule| rule.certainty).max_by_key(rank).unwrap_or_default()
+    steps
+        .filter_map(|step| step.rule.as_ref())
+        .map(|rule| rule.certainty)
+        .max_by_key(rank)
+        .unwrap_or_default()
 }

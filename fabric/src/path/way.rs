@@ -32,9 +32,20 @@ pub(super) enum WayEnd {
 }
 
 /// Follows a packet; what it opens is added to the sessions.
-pub(super) fn follow(snapshot: &Snapshot, sessions: &mut Vec<SessionOpen>, ingress: PortId, packet: PacketMeta) -> Way {
-    let mut way =
-        Way { steps: Vec::new(), end: WayEnd::Dropped(Reason::RoutingLoop), rules: Vec::new(), decided_by: None, delay_ns: 0, assumptions: Vec::new() };
+pub(super) fn follow(
+    snapshot: &Snapshot,
+    sessions: &mut Vec<SessionOpen>,
+    ingress: PortId,
+    packet: PacketMeta,
+) -> Way {
+    let mut way = Way {
+        steps: Vec::new(),
+        end: WayEnd::Dropped(Reason::RoutingLoop),
+        rules: Vec::new(),
+        decided_by: None,
+        delay_ns: 0,
+        assumptions: Vec::new(),
+    };
     let (mut port, mut packet) = (ingress, packet);
     for _ in 0..HOPS_MAX {
         let decision = decide(snapshot, sessions, port, &packet, &mut way.steps);
@@ -66,13 +77,22 @@ fn decisive(snapshot: &Snapshot, way: &Way, by: Option<RuleId>, verdict: Verdict
 }
 
 /// The port by which the packet goes on, or its end.
-fn after(snapshot: &Snapshot, way: &mut Way, verdict: Verdict, packet: &PacketMeta) -> Result<PortId, WayEnd> {
+fn after(
+    snapshot: &Snapshot,
+    way: &mut Way,
+    verdict: Verdict,
+    packet: &PacketMeta,
+) -> Result<PortId, WayEnd> {
     match verdict {
         Verdict::Drop(reason) => Err(WayEnd::Dropped(reason)),
         Verdict::Seal(tunnel) => match snapshot.tunnel(tunnel).map(|spec| &spec.peer) {
-            Some(TunnelPeer::Tunnel(peer)) => snapshot.tunnel(*peer).map(|spec| spec.ingress).ok_or(WayEnd::Dropped(Reason::TunnelDown)),
+            Some(TunnelPeer::Tunnel(peer)) => {
+                snapshot.tunnel(*peer).map(|spec| spec.ingress).ok_or(WayEnd::Dropped(Reason::TunnelDown))
+            }
             Some(TunnelPeer::External(site)) => {
-                way.assumptions.push(format!("the device of {site} is the user's: what it does with the packet is not known"));
+                way.assumptions.push(format!(
+                    "the device of {site} is the user's: what it does with the packet is not known"
+                ));
                 Err(WayEnd::Beyond)
             }
             _ => Err(WayEnd::Dropped(Reason::TunnelDown)),
@@ -81,7 +101,12 @@ fn after(snapshot: &Snapshot, way: &mut Way, verdict: Verdict, packet: &PacketMe
     }
 }
 
-fn delivered(snapshot: &Snapshot, way: &mut Way, port: PortId, packet: &PacketMeta) -> Result<PortId, WayEnd> {
+fn delivered(
+    snapshot: &Snapshot,
+    way: &mut Way,
+    port: PortId,
+    packet: &PacketMeta,
+) -> Result<PortId, WayEnd> {
     let destination = packet.tuple.destination;
     let arrived = Err(WayEnd::Arrived(port, packet.tuple));
     match snapshot.owner(port) {
@@ -91,7 +116,9 @@ fn delivered(snapshot: &Snapshot, way: &mut Way, port: PortId, packet: &PacketMe
             Ok(leaves_by(snapshot, nic, destination))
         }
         Some(Owner::InternetEdge) if snapshot.public.contains_key(&destination) => Ok(port),
-        Some(Owner::InternetEdge) if !snapshot.names.internet_hosts.values().flatten().any(|host| *host == destination) => {
+        Some(Owner::InternetEdge)
+            if !snapshot.names.internet_hosts.values().flatten().any(|host| *host == destination) =>
+        {
             way.steps.push(Step {
                 kind: StepKind::Drop,
                 at: "internet".to_owned(),
@@ -107,7 +134,8 @@ fn delivered(snapshot: &Snapshot, way: &mut Way, port: PortId, packet: &PacketMe
 
 /// The NIC by which a forwarding machine sends on: the one whose subnet holds the destination, else the primary one.
 fn leaves_by(snapshot: &Snapshot, nic: usize, destination: std::net::IpAddr) -> PortId {
-    let all = snapshot.names.machines.values().find(|nics| nics.contains(&nic)).map_or(&[][..], Vec::as_slice);
+    let all =
+        snapshot.names.machines.values().find(|nics| nics.contains(&nic)).map_or(&[][..], Vec::as_slice);
     let near = all.iter().find(|other| {
         let port = snapshot.port(snapshot.nics[**other].port);
         port.is_some_and(|port| port.addresses.iter().any(|own| own.contains(&destination)))
@@ -117,8 +145,12 @@ fn leaves_by(snapshot: &Snapshot, nic: usize, destination: std::net::IpAddr) -> 
 }
 
 fn delay(snapshot: &Snapshot, actions: &[Action]) -> u64 {
-    let delays = actions.iter().filter_map(|action| if let Action::Delay(id) = action { Some(*id) } else { None });
-    delays.filter_map(|id| snapshot.delays.iter().find(|delay| delay.id == id)).map(|delay| delay.delay_ns).sum()
+    let delays =
+        actions.iter().filter_map(|action| if let Action::Delay(id) = action { Some(*id) } else { None });
+    delays
+        .filter_map(|id| snapshot.delays.iter().find(|delay| delay.id == id))
+        .map(|delay| delay.delay_ns)
+        .sum()
 }
 
 fn rewrite(tuple: &mut FiveTuple, actions: &[Action]) {

@@ -127,7 +127,6 @@ impl Nic {
 pub(crate) struct Firewall {
     pub(crate) name: Arc<str>,
     pub(crate) port: PortId,
-    pub(crate) network: usize,
     pub(crate) subnet: usize,
     pub(crate) function: FunctionId,
     pub(crate) rules: RuleSet,
