@@ -1,7 +1,9 @@
 //! The project's own chores: `cargo xtask test`, and what else a maintainer does by one command.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod command;
+mod demo;
 mod packages;
 mod test;
 
@@ -21,12 +23,18 @@ struct Arguments {
 enum Chore {
     /// Install what the tests need, then check formatting and lints and run every test; no test may be skipped
     Test(test::TestArguments),
+    /// Bring the hub-and-spoke example up, prove it with real packets, show it, take it down
+    Demo(demo::DemoArguments),
+    /// Measure vnetd's paths against the kernel's router and other WireGuards in userspace
+    Bench(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.chore {
         Chore::Test(arguments) => test::run_all(&arguments),
+        Chore::Demo(arguments) => demo::show(&arguments),
+        Chore::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
