@@ -1,2 +1,25 @@
-//! router
+//! The virtual router: composes the data plane, Azure's policy and the tunnels, still without I/O.
+//!
+//! [`Router::input`] takes a frame from a port, [`Router::datagram`] one from a tunnel's socket; what leaves goes to an
+//! [`Output`]. [`Router::next_timeout`] says when [`Router::poll_output`] wants to be called although nothing came.
 #![forbid(unsafe_code)]
+
+mod answers;
+mod core;
+mod drops;
+mod ledger;
+mod output;
+mod rates;
+mod replay;
+mod router;
+mod shared;
+mod slow;
+mod tunnels;
+
+pub use drops::{DropLog, DropRecord};
+pub use ledger::{Ledger, Pair, PortCounts, Single};
+pub use output::Output;
+pub use rates::Rates;
+pub use router::{FlowRecord, Router, RouterOptions};
+pub use shared::{SessionMemory, Sessions, Shared};
+pub use tunnels::{TunnelSetup, Tunnels};

@@ -1,0 +1,270 @@
+//! A packet's way: headers, fragments, flow table, replay; a miss asks for a decision.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vnet_dataplane::fragment_tracker::FragmentTracker;
+use vnet_dataplane::{
+    Action, FiveTuple, FlowId, FlowKey, FlowState, FlowTable, FunctionId, Headers, Malformed, Nanos, Offload, PacketMeta,
+    PortId, Reason, Timeouts, VNET_HEADER_LEN, VnetHeader,
+};
+use vnet_fabric::snapshot::Snapshot;
+use vnet_fabric::{RuleId, Verdict};
+
+use crate::core::{Core, Packet};
+use crate::ledger::Ledger;
+use crate::output::Output;
+use crate::shared::Shared;
+
+/// Flows and sessions that one call looks at for expiry.
+const EXPIRY_BUDGET: usize = 256;
+/// Fragmented packets that are followed at once.
+const FRAGMENTED_MAX: usize = 4096;
+/// How often idle flows and sessions are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Bounds and switches of a router.
+#[derive(Clone, Copy, Debug)]
+pub struct RouterOptions {
+    /// Most flows, a direction each, of one worker.
+    pub flows_max: usize,
+    /// Join neighbours of a flow that a tunnel opened into super-packets.
+    pub coalesce: bool,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        RouterOptions { flows_max: 1 << 20, coalesce: true }
+    }
+}
+
+/// One flow, as `vnetctl flows` shows it.
+#[derive(Clone, Debug)]
+pub struct FlowRecord {
+    /// Where its packets enter.
+    pub port: PortId,
+    /// As they enter.
+    pub tuple: FiveTuple,
+    /// Where they end.
+    pub verdict: Verdict,
+    /// The rule that decided.
+    pub decided_by: Option<RuleId>,
+    /// Stateful functions that they pass, in order.
+    pub functions: Vec<FunctionId>,
+    /// Where the flow stands.
+    pub state: FlowState,
+    /// IP packets after segmentation.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Since the last packet.
+    pub idle: Duration,
+}
+
+/// One worker's router.
+#[derive(Debug)]
+pub struct Router {
+    pub(crate) flows: FlowTable,
+    pub(crate) fragments: FragmentTracker,
+    pub(crate) core: Core,
+    epoch: u32,
+    next_expiry: Nanos,
+    opened: crate::core::Opened,
+}
+
+impl Router {
+    /// A router of the lab whose state is `shared`. `seed` is a secret number, see [`Shared::new`].
+    pub fn new(shared: Arc<Shared>, options: RouterOptions, seed: u64) -> Router {
+        Router {
+            flows: FlowTable::new(options.flows_max, Timeouts::default(), seed),
+            fragments: FragmentTracker::new(FRAGMENTED_MAX, seed),
+            opened: crate::core::Opened::new(options.coalesce),
+            epoch: 0,
+            next_expiry: Nanos::ZERO,
+            core: Core::new(shared),
+        }
+    }
+
+    /// What it has counted.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.core.ledger
+    }
+
+    /// The state that it shares.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.core.shared
+    }
+
+    /// The snapshot of the present batch.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.core.snapshot
+    }
+
+    /// Begins a batch: takes the snapshot in force, so that the whole batch sees one policy.
+    pub fn begin(&mut self) {
+        if self.core.refresh() {
+            // Epochs rise by one with each change; no flow lives through 2^32 of them.
+            self.epoch = self.core.snapshot.epoch() as u32;
+        }
+    }
+
+    /// Takes one frame, a 10-byte virtio_net header and an IP packet, from a port.
+    pub fn input(&mut self, port: PortId, frame: &mut [u8], now: Nanos, out: &mut impl Output) {
+        match read(port, frame) {
+            Ok(Some(packet)) => self.route(packet, now, out),
+            Ok(None) => {}
+            Err(_) => {
+                let bytes = frame.len().saturating_sub(VNET_HEADER_LEN) as u64;
+                self.core.ledger.received(port, 1, bytes);
+                self.core.refuse(port, None, Reason::Malformed, None, 1, now);
+            }
+        }
+    }
+
+    fn route(&mut self, mut packet: Packet<'_>, now: Nanos, out: &mut impl Output) {
+        let (packets, bytes) = packet.offload.wire(&packet.headers);
+        (packet.packets, packet.bytes) = (packets, bytes);
+        self.core.ledger.received(packet.ingress, packets, bytes);
+        if let Err(reason) = self.fragments.track(packet.ingress, &mut packet.headers, now) {
+            self.core.refuse(packet.ingress, Some(packet.headers.meta.tuple), reason, None, packets, now);
+            return;
+        }
+        if packet.headers.is_icmp_error() {
+            // Errors are few, and each may belong to another flow: they are decided one by one.
+            let actions = self.decide_once(&packet, now);
+            self.core.replay(&mut packet, &actions, now, out);
+            return;
+        }
+        let meta = packet.headers.meta;
+        let key = FlowKey::new(packet.ingress, &meta.tuple);
+        let known = self.flows.lookup(&key).filter(|id| !self.is_stale(*id, &meta, now));
+        let id = match known {
+            Some(id) => id,
+            None => match self.decide_flow(key, &packet, now) {
+                Ok(id) => id,
+                Err(reason) => {
+                    self.core.refuse(packet.ingress, Some(meta.tuple), reason, None, packets, now);
+                    return;
+                }
+            },
+        };
+        if self.flows.touch(id, meta.tcp_flags, packets, bytes, now) {
+            self.core.touch_sessions(self.flows.get(id), meta.tcp_flags, now);
+        }
+        self.core.replay(&mut packet, self.flows.actions(id), now, out);
+    }
+
+    /// Whether a flow has to be decided anew before this packet: by age or epoch, or because the packet opens a
+    /// connection of its own.
+    fn is_stale(&self, id: FlowId, meta: &PacketMeta, now: Nanos) -> bool {
+        meta.tcp_flags.opens() || self.flows.is_stale(id, self.epoch, meta.tcp_flags, now)
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Takes a datagram that came from `from` to the tunnel socket of `local`. What it carried waits for
+    /// [`Router::flush_opened`].
+    pub fn datagram(&mut self, local: SocketAddr, from: SocketAddr, data: &[u8], now: Nanos, out: &mut impl Output) {
+        let room = &mut self.opened.buffer[VNET_HEADER_LEN..];
+        let opened = self.core.shared.tunnels().open(local, from, data, room, now);
+        let Some((tunnel, length)) = opened else { return };
+        let Some(port) = self.core.snapshot.tunnel(tunnel).map(|spec| spec.ingress) else { return };
+        self.join_or_route(port, length, now, out);
+    }
+
+    fn join_or_route(&mut self, port: PortId, length: usize, now: Nanos, out: &mut impl Output) {
+        // The buffers leave the router for the time in which it works on what they hold.
+        let mut opened = std::mem::take(&mut self.opened);
+        if !opened.join(port, length) {
+            opened.flush(|port, frame| self.input(port, frame, now, out));
+            if !opened.join(port, length) {
+                opened.single(length, |frame| self.input(port, frame, now, out));
+            }
+        }
+        self.opened = opened;
+    }
+
+    /// Routes what was opened and still waits for a neighbour.
+    pub fn flush_opened(&mut self, now: Nanos, out: &mut impl Output) {
+        let mut opened = std::mem::take(&mut self.opened);
+        opened.flush(|port, frame| self.input(port, frame, now, out));
+        self.opened = opened;
+    }
+
+    /// Ends a batch: sends what was sealed, and whatever is due by `now`.
+    pub fn poll_output(&mut self, now: Nanos, out: &mut impl Output) {
+        self.flush_opened(now, out);
+        self.core.depart(now, out);
+        self.core.run_tunnels(now, out);
+        if self.next_expiry <= now {
+            self.next_expiry = now + EXPIRY_INTERVAL;
+            self.flows.expire(now, EXPIRY_BUDGET, |_| {});
+            self.fragments.expire(now);
+            self.core.expire_sessions(now, EXPIRY_BUDGET);
+        }
+    }
+
+    /// When [`Router::poll_output`] has something to do; `None` if nothing waits.
+    pub fn next_timeout(&self) -> Option<Nanos> {
+        let expiry = (!self.flows.is_empty()).then_some(self.next_expiry);
+        [expiry, self.core.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// Every flow of this worker.
+    pub fn flows(&self, now: Nanos) -> Vec<FlowRecord> {
+        let sessions = self.core.shared.sessions();
+        self.flows
+            .iter()
+            .filter_map(|(id, flow)| {
+                let verdict = match self.flows.actions(id).last()? {
+                    Action::Deliver(port) | Action::Proxy(port) => Verdict::Deliver(*port),
+                    Action::Seal(tunnel) => Verdict::Seal(*tunnel),
+                    Action::Drop(reason) => Verdict::Drop(*reason),
+                    _ => return None,
+                };
+                Some(FlowRecord {
+                    port: flow.key().ingress(),
+                    tuple: flow.key().tuple(),
+                    verdict,
+                    decided_by: flow.decided_by().map(RuleId),
+                    functions: flow
+                        .sessions()
+                        .iter()
+                        .filter_map(|session| Some(sessions.get(*session)?.function()))
+                        .collect(),
+                    state: flow.state(),
+                    packets: flow.packets,
+                    bytes: flow.bytes,
+                    idle: now.since(flow.last_seen()),
+                })
+            })
+            .collect()
+    }
+
+    /// Flows by state, for the gauge.
+    pub fn flow_counts(&self) -> [(&'static str, u64); 5] {
+        let count = |state| self.flows.count(state) as u64;
+        [
+            ("new", count(FlowState::Opening)),
+            ("established", count(FlowState::Established)),
+            ("closing", count(FlowState::Closing)),
+            ("datagram", count(FlowState::Datagram)),
+            ("denied", count(FlowState::Dropped)),
+        ]
+    }
+}
+
+/// Reads a frame's headers. `None` for what a host says to its own link, which no router hears.
+fn read(port: PortId, frame: &mut [u8]) -> Result<Option<Packet<'_>>, Malformed> {
+    let (vnet, bytes) = VnetHeader::read(frame)?;
+    let headers = Headers::parse(bytes)?;
+    if headers.is_link_noise() {
+        return Ok(None);
+    }
+    let offload = Offload::read(&vnet, &headers)?;
+    let length = VNET_HEADER_LEN + headers.len();
+    Ok(Some(Packet { ingress: port, frame: &mut frame[..length], headers, offload, packets: 1, bytes: 0 }))
+}

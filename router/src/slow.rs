@@ -1,0 +1,150 @@
+//! The slow path: the first packet of a flow, and the first after a change of policy, is judged by Azure's rules.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use vnet_dataplane::flow_table::FLOW_SESSIONS_MAX;
+use vnet_dataplane::session::NewSession;
+use vnet_dataplane::{
+    ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FunctionId, Nanos, PacketMeta, PortId, Reason,
+    SessionRef, TcpFlags,
+};
+use vnet_fabric::{Decision, NoTrace, RuleId, Verdict};
+
+use crate::core::{Core, Packet, seconds};
+use crate::drops::DropRecord;
+use crate::router::Router;
+use crate::shared::{Sessions, View};
+
+/// The sessions that a flow keeps alive.
+type Held = ArrayVec<SessionRef, FLOW_SESSIONS_MAX>;
+
+impl Router {
+    /// Decides a packet's flow and enters it into the table.
+    pub(crate) fn decide_flow(&mut self, key: FlowKey, packet: &Packet<'_>, now: Nanos) -> Result<FlowId, Reason> {
+        let meta = &packet.headers.meta;
+        let decision = self.core.decide(packet.ingress, meta);
+        let held = self.core.commit(packet.ingress, meta, &decision, now)?;
+        let entry = FlowDecision {
+            epoch: self.epoch(),
+            actions: &decision.actions,
+            decided_by: decision.decided_by.map(|rule| rule.0),
+            sessions: &held,
+        };
+        for open in &decision.opens {
+            // An answer that was dropped before this session was there must not stay dropped.
+            self.flows.forget_drops(&open.tuple);
+        }
+        self.flows.insert(key, entry, meta.tcp_flags, now)
+    }
+
+    /// Decides a packet that makes no flow.
+    pub(crate) fn decide_once(&mut self, packet: &Packet<'_>, now: Nanos) -> ActionList {
+        let meta = &packet.headers.meta;
+        let decision = self.core.decide(packet.ingress, meta);
+        match self.core.commit(packet.ingress, meta, &decision, now) {
+            Ok(_) => decision.actions,
+            Err(reason) => ActionList::from_iter([vnet_dataplane::Action::Drop(reason)]),
+        }
+    }
+}
+
+impl Core {
+    fn decide(&self, port: PortId, meta: &PacketMeta) -> Decision {
+        let sessions = self.shared.sessions();
+        let view = View { sessions: &sessions, opens: meta.opens() };
+        vnet_fabric::decide(&self.snapshot, &view, port, meta, &mut NoTrace)
+    }
+
+    /// Carries out what a decision says of sessions and counters. Fails with FlowLimit where a session found no
+    /// room: the packet is dropped then, since its answer would be.
+    fn commit(&self, port: PortId, meta: &PacketMeta, decision: &Decision, now: Nanos) -> Result<Held, Reason> {
+        for rule in &decision.hits {
+            self.ledger.hit(*rule);
+        }
+        let mut sessions = self.shared.sessions();
+        for (function, tuple) in &decision.revoked {
+            if let Some(found) = sessions.find(*function, tuple) {
+                sessions.remove(found.session);
+            }
+        }
+        if let Verdict::Drop(reason) = decision.verdict {
+            drop(sessions);
+            self.note_drop(port, Some(meta.tuple), reason, decision.decided_by, now);
+            return Ok(Held::new());
+        }
+        hold_sessions(&mut sessions, decision, meta.tcp_flags, seconds(now))
+    }
+
+    fn note_drop(&self, port: PortId, tuple: Option<FiveTuple>, reason: Reason, rule: Option<RuleId>, now: Nanos) {
+        self.shared.drops().push(DropRecord { number: 0, at: now, port, tuple, reason, rule });
+    }
+
+    /// Drops a packet outside of any decision: counts and remembers it.
+    pub(crate) fn refuse(
+        &self,
+        port: PortId,
+        tuple: Option<FiveTuple>,
+        reason: Reason,
+        rule: Option<RuleId>,
+        packets: u64,
+        now: Nanos,
+    ) {
+        self.ledger.dropped(port, reason, packets);
+        self.note_drop(port, tuple, reason, rule, now);
+    }
+
+    /// Tells a flow's sessions of its packets.
+    pub(crate) fn touch_sessions(&self, flow: &FlowEntry, flags: TcpFlags, now: Nanos) {
+        let mut sessions = self.shared.sessions();
+        for session in flow.sessions() {
+            sessions.touch(*session, flags, seconds(now));
+        }
+    }
+
+    /// Ends sessions that were idle too long.
+    pub(crate) fn expire_sessions(&self, now: Nanos, budget: usize) {
+        self.shared.sessions().expire(seconds(now), budget, |_| {});
+    }
+
+    /// Takes the snapshot in force. True if it is another one than before.
+    pub(crate) fn refresh(&mut self) -> bool {
+        let current = self.shared.snapshot.load();
+        if Arc::ptr_eq(&current, &self.snapshot) {
+            return false;
+        }
+        self.snapshot = Arc::clone(&current);
+        self.shared.rates().adopt(&self.snapshot);
+        true
+    }
+}
+
+fn hold_sessions(
+    sessions: &mut Sessions,
+    decision: &Decision,
+    flags: TcpFlags,
+    now_s: u32,
+) -> Result<Held, Reason> {
+    let mut held = Held::new();
+    for open in &decision.opens {
+        let new = NewSession {
+            function: open.function,
+            tuple: open.tuple,
+            rule: open.rule.0,
+            reply: None,
+            profile: 0,
+        };
+        let session = sessions.open(&new, flags, now_s)?;
+        let _ = held.try_push(session);
+    }
+    for (function, tuple) in &decision.passed {
+        if let Some(session) = passed(sessions, *function, tuple) {
+            let _ = held.try_push(session);
+        }
+    }
+    Ok(held)
+}
+
+fn passed(sessions: &Sessions, function: FunctionId, tuple: &FiveTuple) -> Option<SessionRef> {
+    sessions.find(function, tuple).map(|found| found.session)
+}
