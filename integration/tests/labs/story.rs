@@ -11,6 +11,8 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("story::proves_its_expectations", proves_its_expectations),
     Lab::new("story::spokes_are_not_transitive", spokes_are_not_transitive).needs(&["ping", "nc"]),
     Lab::new("story::prediction_agrees_with_packets", prediction_agrees),
+    Lab::new("story::holds_without_offloads_and_with_two_workers", holds_without_offloads).needs(&["iperf3"]),
+    Lab::new("story::every_example_proves_its_expectations", every_example),
     Lab::new("story::every_verb_answers", every_verb_answers).needs(&["ping"]),
 ];
 
@@ -25,6 +27,55 @@ fn proves_its_expectations(scene: &Scene) -> Result<()> {
     let output = lab.ctl(&["test"])?.ok()?;
     let passed = output.stdout.lines().filter(|line| line.contains("[PASS]")).count();
     ensure!(passed >= 8 && !output.stdout.contains("[FAIL]"), "{}", output.stdout);
+    Ok(())
+}
+
+/// What is faster must not be otherwise: every switch off, and flows spread over two workers.
+fn holds_without_offloads(scene: &Scene) -> Result<()> {
+    let daemon = scene
+        .idle_daemon()?
+        .env("VNETD_OFFLOADS", "none")
+        .env("VNETD_COALESCE", "false")
+        .env("VNETD_WORKERS", "2");
+    daemon.run()?;
+    let lab = scene.up_on(daemon, &topology()?)?;
+    lab.wait_tunnels()?;
+    let output = lab.ctl(&["test"])?.ok()?;
+    ensure!(!output.stdout.contains("[FAIL]"), "{}", output.stdout);
+    for (from, to, address, port) in
+        [("batch", "dns", "10.0.2.4", 5201), ("web", "db", "10.2.0.4", 443), ("pc", "dns", "10.0.2.4", 5202)]
+    {
+        let text = port.to_string();
+        let _server = lab.serve(to, port, &["iperf3", "-s", "-1", "-p", &text])?;
+        let client = lab.exec(from, &["iperf3", "-c", address, "-p", &text, "-n", "20M", "-P", "4", "-J"])?;
+        let report = vnet_integration::iperf::Report::read(&client)?;
+        ensure!(report.received_bytes()? >= 20e6, "{from} to {to}: {} bytes", report.received_bytes()?);
+    }
+    Ok(())
+}
+
+fn every_example(scene: &Scene) -> Result<()> {
+    let examples = workspace().join("examples");
+    for entry in fs::read_dir(&examples)? {
+        let file = entry?.path();
+        if file.extension().is_none_or(|extension| extension != "yaml") {
+            // What a topology refers to lies beside it.
+            fs::copy(&file, scene.folder().join(file.file_name().context("no name")?))?;
+        }
+    }
+    let mut proved = 0;
+    for entry in fs::read_dir(&examples)? {
+        let file = entry?.path();
+        // The hub-and-spoke story has a lab of its own.
+        if file.extension().is_none_or(|extension| extension != "yaml") || file.ends_with("hub-spoke.yaml") {
+            continue;
+        }
+        let lab = scene.up(&fs::read_to_string(&file)?).with_context(|| file.display().to_string())?;
+        let output = lab.ctl(&["test"])?.ok().with_context(|| file.display().to_string())?;
+        ensure!(output.stdout.contains("[PASS]"), "{}: nothing proved", file.display());
+        proved += 1;
+    }
+    ensure!(proved >= 2, "{proved} examples");
     Ok(())
 }
 

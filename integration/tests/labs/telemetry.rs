@@ -127,7 +127,7 @@ fn expect_message(socket: &UnixDatagram, line: &str) -> Result<Instant> {
 
 fn keys_are_in_no_log(scene: &Scene) -> Result<()> {
     const KEY: &str = "0f9d-a-key-that-no-log-may-show";
-    let daemon = scene.idle_daemon()?.env("RUST_LOG", "trace");
+    let daemon = scene.idle_daemon()?.env("VNETD_LOG", "trace");
     daemon.run()?;
     let lab = scene.up_on(daemon, &crate::vpn::TOPOLOGY.replace("site-key", KEY))?;
     lab.wait_tunnels()?;
