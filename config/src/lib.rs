@@ -4,6 +4,7 @@
 mod diagnostic;
 mod load;
 pub mod model;
+pub mod sku;
 mod source;
 mod structure;
 mod validate;

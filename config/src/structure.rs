@@ -67,8 +67,10 @@ const UNSUPPORTED: &[&str] = &[
 #[derive(Debug, Default)]
 pub(crate) struct Positions {
     spans: HashMap<String, Place>,
-    /// Entries that were left out because something in them is wrong; a reference to one is not unknown.
+    /// Values that were left out because something is wrong with them; a reference to one is not unknown.
     dropped: HashSet<String>,
+    /// Everything that holds a wrong value.
+    touched: HashSet<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,20 +96,29 @@ impl Positions {
             .map_or(Span { line: 1, column: 1, length: 1 }, |place| place.key.unwrap_or(place.value))
     }
 
-    /// Whether the entry at `path` was left out for an error that is reported already.
+    /// Whether the value at `path`, or one around it, was left out for an error that is reported already.
     pub(crate) fn is_dropped(&self, path: &str) -> bool {
-        self.dropped.contains(path)
+        around(path).any(|outer| self.dropped.contains(outer))
+    }
+
+    /// Whether something inside the value at `path` is wrong, so that what it lacks need not be missing in the file.
+    pub(crate) fn is_touched(&self, path: &str) -> bool {
+        self.touched.contains(path)
+    }
+
+    fn touch(&mut self, path: &str) {
+        self.dropped.insert(path.to_owned());
+        self.touched.extend(around(path).map(str::to_owned));
     }
 
     fn nearest(&self, path: &str) -> Option<&Place> {
-        let mut path = path;
-        loop {
-            if let Some(place) = self.spans.get(path) {
-                return Some(place);
-            }
-            path = &path[..path.rfind(['.', '['])?];
-        }
+        around(path).find_map(|outer| self.spans.get(outer))
     }
+}
+
+/// `path` and the paths of what it is in, from the inside out.
+fn around(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| path.rfind(['.', '[']).map(|end| &path[..end]))
 }
 
 /// The schema that the model generates, with its extensions.
@@ -146,6 +157,7 @@ macro_rules! within {
 
 impl Walker<'_, '_> {
     fn error(&mut self, span: Span, path: &str, finding: Finding) {
+        self.positions.touch(path);
         self.reporter.report(span, path, finding);
     }
 
@@ -365,7 +377,11 @@ impl Walker<'_, '_> {
                     "given-twice",
                     format!("'{}' says the same as another property here", key.text),
                 );
-                self.error(key.span, path, finding.help(format!("keep one of '{name}' and its short form")));
+                self.reporter.report(
+                    key.span,
+                    path,
+                    finding.help(format!("keep one of '{name}' and its short form")),
+                );
                 continue;
             }
             let result = within!(path, name, {
@@ -470,7 +486,7 @@ impl Walker<'_, '_> {
                 self.note(path, Some(key.span), value);
                 let result = self.value(value, inner, path);
                 if result.is_none() {
-                    self.positions.dropped.insert(path.clone());
+                    self.positions.touch(path);
                 }
                 result
             });
@@ -496,7 +512,11 @@ impl Walker<'_, '_> {
             || UNSUPPORTED.contains(&key.text.as_str());
         if is_reserved {
             let finding = Finding::error("reserved-name", format!("'{}' is not supported yet", key.text));
-            self.error(key.span, path, finding.help("the name is kept for a later version; remove it here"));
+            self.reporter.report(
+                key.span,
+                path,
+                finding.help("the name is kept for a later version; remove it here"),
+            );
             return;
         }
         self.unknown(key, &known, path);
@@ -508,7 +528,9 @@ impl Walker<'_, '_> {
             Some(name) => format!("did you mean '{name}'?"),
             None => format!("known here: {}", known.join(", ")),
         };
-        self.error(key.span, path, finding.help(help));
+        // What holds it stays: a name too many takes nothing away. It may be what another property was meant to be.
+        self.positions.touched.extend(around(path).map(str::to_owned));
+        self.reporter.report(key.span, path, finding.help(help));
     }
 
     fn list(&mut self, node: &Node, schema: &'static Json, path: &mut String) -> Option<Json> {
@@ -550,13 +572,13 @@ impl Walker<'_, '_> {
         }
         let format = schema.get("format").and_then(Json::as_str).unwrap_or_default();
         if let Err(message) = check_format(format, text) {
-            let help =
-                (format == "cidr" || format == "route-prefix").then(|| corrected_prefix(text)).flatten();
-            let rule = if help.is_some() { "host-bits" } else { "bad-value" };
-            let code = (format == "cidr").then_some("InvalidCIDRNotation").filter(|_| help.is_some());
-            let mut finding =
-                Finding::error(rule, message).maybe_help(help.map(|net| format!("write {net}")));
-            finding.code = code;
+            let corrected = corrected_prefix(text);
+            let mut finding = Finding::error("bad-value", message);
+            if let Some(net) = corrected {
+                finding = Finding::error("host-bits", finding.message)
+                    .code("InvalidCIDRNotation")
+                    .help(format!("write {net}"));
+            }
             self.error(node.span, path, finding);
             return None;
         }
@@ -688,8 +710,9 @@ fn missing_help(schema: &Json, name: &str, is_inline: bool) -> String {
     let property = &schema["properties"][name];
     let alias = property.get("x-alias").and_then(Json::as_str);
     match alias {
-        Some(alias) => format!("write {alias} or {name}"),
-        None => format!("write {name}: ..."),
+        Some(alias) => format!("add {alias} or {name}"),
+        None if property.get("format").is_some() => format!("add {name}: {}", format_name(property)),
+        None => format!("add {name}"),
     }
 }
 

@@ -61,12 +61,10 @@ pub fn parse_cidr(text: &str) -> Result<IpNet, String> {
         Ok(net) => net,
         Err(_) => {
             return Err(match text.parse::<IpAddr>() {
-                Ok(address) => {
-                    format!(
-                        "'{text}' is an address, not a prefix: write {address}/{} for this address alone",
-                        bits(address)
-                    )
-                }
+                Ok(address) => format!(
+                    "'{text}' is an address, not a prefix: add a length, such as {address}/{} for this address alone",
+                    bits(address)
+                ),
                 Err(_) => format!("'{text}' is not a prefix such as 10.0.0.0/16 or fd00:db8::/48"),
             });
         }

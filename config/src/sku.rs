@@ -1,0 +1,167 @@
+//! What Azure publishes about gateway SKUs, as data.
+
+use crate::model::{GatewayGeneration, GatewaySku, GatewayType, VirtualNetworkGateway};
+
+/// Figures of a gateway SKU in one generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkuFigures {
+    /// The SKU.
+    pub sku: GatewaySku,
+    /// The generation; `None` for ExpressRoute, which has none.
+    pub generation: Option<GatewayGeneration>,
+    /// Site-to-site and VNet-to-VNet connections, or circuits of an ExpressRoute gateway.
+    pub tunnels_max: usize,
+    /// Aggregate throughput, in Mb/s.
+    pub throughput_mbps: u32,
+    /// Throughput of one tunnel with GCMAES256, in Mb/s.
+    pub tunnel_mbps: u32,
+    /// Packets per second of one tunnel with GCMAES256; `None` where Azure publishes none.
+    pub tunnel_pps: Option<u32>,
+    /// Whether it speaks BGP.
+    pub bgp: bool,
+    /// Whether peered networks may use it.
+    pub transit: bool,
+    /// Whether both instances may be active.
+    pub active_active: bool,
+    /// Whether it has NAT rules.
+    pub nat_rules: bool,
+    /// Point-to-site connections by IKEv2 and OpenVPN.
+    pub p2s_connections_max: u32,
+}
+
+use GatewayGeneration::{Generation1, Generation2};
+use GatewaySku as Sku;
+
+const BASIC: SkuFigures = SkuFigures {
+    sku: Sku::Basic,
+    generation: Some(Generation1),
+    tunnels_max: 10,
+    throughput_mbps: 100,
+    tunnel_mbps: 100,
+    tunnel_pps: None,
+    bgp: false,
+    transit: false,
+    active_active: false,
+    nat_rules: false,
+    p2s_connections_max: 0,
+};
+
+const fn vpn(
+    sku: Sku,
+    generation: GatewayGeneration,
+    tunnels_max: usize,
+    throughput_mbps: u32,
+    (tunnel_mbps, tunnel_pps): (u32, u32),
+    p2s_connections_max: u32,
+) -> SkuFigures {
+    SkuFigures {
+        sku,
+        generation: Some(generation),
+        tunnels_max,
+        throughput_mbps,
+        tunnel_mbps,
+        tunnel_pps: Some(tunnel_pps),
+        bgp: true,
+        transit: true,
+        active_active: true,
+        nat_rules: !matches!(sku, Sku::VpnGw1 | Sku::VpnGw1AZ),
+        p2s_connections_max,
+    }
+}
+
+const fn express_route(
+    sku: Sku,
+    tunnels_max: usize,
+    throughput_mbps: u32,
+    packets_per_second: u32,
+) -> SkuFigures {
+    SkuFigures {
+        sku,
+        generation: None,
+        tunnels_max,
+        throughput_mbps,
+        tunnel_mbps: throughput_mbps,
+        tunnel_pps: Some(packets_per_second),
+        bgp: true,
+        transit: true,
+        active_active: false,
+        nat_rules: false,
+        p2s_connections_max: 0,
+    }
+}
+
+/// Source: Microsoft's gateway SKU tables (learn.microsoft.com, "About VPN Gateway SKUs", 06/2026, and "About
+/// ExpressRoute virtual network gateways").
+pub const SKUS: &[SkuFigures] = &[
+    BASIC,
+    vpn(Sku::VpnGw1, Generation1, 30, 650, (650, 62_000), 250),
+    vpn(Sku::VpnGw2, Generation1, 30, 1_000, (1_200, 100_000), 500),
+    vpn(Sku::VpnGw3, Generation1, 30, 1_250, (1_250, 120_000), 1_000),
+    vpn(Sku::VpnGw2, Generation2, 30, 1_250, (1_250, 120_000), 500),
+    vpn(Sku::VpnGw3, Generation2, 30, 2_500, (1_500, 140_000), 1_000),
+    vpn(Sku::VpnGw4, Generation2, 100, 5_000, (2_300, 220_000), 5_000),
+    vpn(Sku::VpnGw5, Generation2, 100, 10_000, (2_300, 220_000), 10_000),
+    vpn(Sku::VpnGw1AZ, Generation1, 30, 650, (650, 62_000), 250),
+    vpn(Sku::VpnGw2AZ, Generation1, 30, 1_000, (1_200, 110_000), 500),
+    vpn(Sku::VpnGw3AZ, Generation1, 30, 1_250, (1_250, 120_000), 1_000),
+    vpn(Sku::VpnGw2AZ, Generation2, 30, 1_250, (1_250, 120_000), 500),
+    vpn(Sku::VpnGw3AZ, Generation2, 30, 2_500, (1_500, 140_000), 1_000),
+    vpn(Sku::VpnGw4AZ, Generation2, 100, 5_000, (2_300, 220_000), 5_000),
+    vpn(Sku::VpnGw5AZ, Generation2, 100, 10_000, (2_300, 220_000), 10_000),
+    express_route(Sku::Standard, 4, 1_000, 100_000),
+    express_route(Sku::HighPerformance, 8, 2_000, 200_000),
+    express_route(Sku::UltraPerformance, 16, 10_000, 1_000_000),
+    express_route(Sku::ErGw1AZ, 4, 1_000, 100_000),
+    express_route(Sku::ErGw2AZ, 8, 2_000, 200_000),
+    express_route(Sku::ErGw3AZ, 16, 10_000, 1_000_000),
+    express_route(Sku::ErGwScale, 4, 1_000, 100_000),
+];
+
+impl GatewaySku {
+    /// What a gateway of this SKU connects by.
+    #[must_use]
+    pub fn gateway_type(self) -> GatewayType {
+        match self {
+            Self::Basic
+            | Self::VpnGw1
+            | Self::VpnGw2
+            | Self::VpnGw3
+            | Self::VpnGw4
+            | Self::VpnGw5
+            | Self::VpnGw1AZ
+            | Self::VpnGw2AZ
+            | Self::VpnGw3AZ
+            | Self::VpnGw4AZ
+            | Self::VpnGw5AZ => GatewayType::Vpn,
+            _ => GatewayType::ExpressRoute,
+        }
+    }
+
+    /// Figures of the SKU: of the given generation, or of the first that has the SKU. `None`: no such combination.
+    #[must_use]
+    pub fn figures(self, generation: Option<GatewayGeneration>) -> Option<&'static SkuFigures> {
+        SKUS.iter().find(|row| row.sku == self && (generation.is_none() || row.generation == generation))
+    }
+}
+
+impl VirtualNetworkGateway {
+    /// Figures of the gateway's SKU. `None` only where SKU and generation do not go together, which validation refuses.
+    #[must_use]
+    pub fn figures(&self) -> Option<&'static SkuFigures> {
+        self.sku.figures(self.vpn_gateway_generation)
+    }
+
+    /// Aggregate throughput in Mb/s: `throughputMbps`, or the SKU's figure.
+    #[must_use]
+    pub fn aggregate_mbps(&self) -> u32 {
+        self.throughput_mbps
+            .or_else(|| Some(self.figures()?.throughput_mbps))
+            .unwrap_or(BASIC.throughput_mbps)
+    }
+
+    /// Throughput of one tunnel in Mb/s. `throughputMbps` takes the place of the SKU's figure here too.
+    #[must_use]
+    pub fn tunnel_mbps(&self) -> u32 {
+        self.throughput_mbps.or_else(|| Some(self.figures()?.tunnel_mbps)).unwrap_or(BASIC.tunnel_mbps)
+    }
+}

@@ -1,0 +1,190 @@
+//! Address spaces and subnets of virtual networks.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Check, first_overlap, overlap, overlaps};
+use crate::{
+    diagnostic::Finding,
+    model::{Subnet, VirtualNetwork},
+};
+
+/// Ranges that no virtual network may hold.
+fn banned() -> [(IpNet, &'static str); 8] {
+    let v4 = |a, b, c, d, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length));
+    let v6 =
+        |first, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
+    [
+        (v4(224, 0, 0, 0, 4), "multicast"),
+        (v4(255, 255, 255, 255, 32), "broadcast"),
+        (v4(127, 0, 0, 0, 8), "loopback"),
+        (v4(169, 254, 0, 0, 16), "link-local"),
+        (v4(168, 63, 129, 16, 32), "Azure's platform address"),
+        (v6(0xff00, 8), "multicast"),
+        (v6(0xfe80, 10), "link-local"),
+        (IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)), "loopback"),
+    ]
+}
+
+pub(crate) fn check(check: &mut Check<'_, '_>) {
+    let topology = check.topology;
+    for (name, network) in &topology.virtual_networks {
+        address_space(check, name, network);
+        subnets(check, name, network);
+        if network.encryption.as_ref().is_some_and(|encryption| encryption.enabled) {
+            check.unsupported(&format!("virtualNetworks.{name}.encryption"), "virtual network encryption");
+        }
+    }
+}
+
+fn address_space(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
+    let path = |index: usize| format!("virtualNetworks.{name}.addressSpace[{index}]");
+    for (index, net) in network.address_space.iter().enumerate() {
+        if let Some((range, what)) = banned().iter().find(|(range, _)| overlap(range, net)) {
+            let finding =
+                Finding::error("banned-range", format!("{net} holds addresses of {range} ({what})"));
+            check.at(
+                &path(index),
+                finding.help("use a private range: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or fd00::/8"),
+            );
+        }
+    }
+    for ((outer, _), (inner, index)) in
+        overlaps(network.address_space.iter().enumerate().map(|(index, net)| (*net, index)))
+    {
+        let finding =
+            Finding::error("own-ranges-overlap", format!("{inner} and {outer} of the same network overlap"));
+        check.at(&path(index), finding.help(format!("remove {inner}: {outer} holds it")));
+    }
+}
+
+fn subnets(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
+    let topology = check.topology;
+    for (subnet_name, subnet) in &network.subnets {
+        let base = format!("virtualNetworks.{name}.subnets.{subnet_name}");
+        for (index, net) in subnet.address_prefixes.iter().enumerate() {
+            prefix(check, &format!("{base}.addressPrefixes[{index}]"), name, network, net);
+        }
+        families(check, &base, subnet);
+        if let Some(group) = &subnet.network_security_group {
+            let path = format!("{base}.networkSecurityGroup");
+            let groups = &topology.network_security_groups;
+            if check.refers(&path, "networkSecurityGroups", groups, group, "network security group") {
+                same_region(
+                    check,
+                    &path,
+                    network,
+                    groups[group].location.as_deref(),
+                    "network security group",
+                );
+            }
+        }
+        if let Some(table) = &subnet.route_table {
+            let path = format!("{base}.routeTable");
+            if check.refers(&path, "routeTables", &topology.route_tables, table, "route table") {
+                same_region(
+                    check,
+                    &path,
+                    network,
+                    topology.route_tables[table].location.as_deref(),
+                    "route table",
+                );
+            }
+        }
+    }
+    let labelled = network
+        .subnets
+        .iter()
+        .flat_map(|(name, subnet)| subnet.address_prefixes.iter().map(move |net| (*net, name)));
+    for ((outer, first), (inner, second)) in overlaps(labelled) {
+        let finding = Finding::error(
+            "subnets-overlap",
+            format!("{inner} of '{second}' and {outer} of '{first}' overlap"),
+        );
+        let path = format!("virtualNetworks.{name}.subnets.{second}.addressPrefixes");
+        check
+            .at(&path, finding.code("NetcfgSubnetRangesOverlap").help("give each subnet a range of its own"));
+    }
+}
+
+fn prefix(check: &mut Check<'_, '_>, path: &str, name: &str, network: &VirtualNetwork, net: &IpNet) {
+    if !network.address_space.iter().any(|range| range.contains(net)) {
+        let ranges: Vec<String> = network.address_space.iter().map(ToString::to_string).collect();
+        let finding = Finding::error(
+            "subnet-outside-network",
+            format!("{net} is not inside the address space of '{name}'"),
+        );
+        let help = match first_overlap(&network.address_space, std::slice::from_ref(net)) {
+            Some((range, _)) => format!("the subnet is larger than {range}: make it smaller"),
+            None => format!("choose a range in {}, or add {net} to addressSpace", ranges.join(", ")),
+        };
+        check.at(path, finding.code("NetcfgInvalidSubnet").help(help));
+    }
+    let finding = match net {
+        IpNet::V4(net) if net.prefix_len() > 29 => Finding::error(
+            "subnet-size",
+            format!("{net} is too small: Azure keeps five addresses of each subnet"),
+        )
+        .help("the smallest IPv4 subnet is a /29"),
+        IpNet::V4(net) if net.prefix_len() < 2 => {
+            Finding::error("subnet-size", format!("{net} is too large"))
+                .help("the largest IPv4 subnet is a /2")
+        }
+        IpNet::V6(net) if net.prefix_len() != 64 => Finding::error(
+            "subnet-size",
+            format!("{net} is no /64: IPv6 subnets have that size and no other"),
+        )
+        .help(format!("write {}/64", net.network())),
+        _ => return,
+    };
+    check.at(path, finding.code("NetcfgInvalidSubnet"));
+}
+
+fn families(check: &mut Check<'_, '_>, base: &str, subnet: &Subnet) {
+    let v6 = subnet.address_prefixes.iter().filter(|net| matches!(net, IpNet::V6(_))).count();
+    if v6 > 0 && v6 == subnet.address_prefixes.len() {
+        let finding = Finding::error("subnet-ipv6-only", "a subnet cannot have IPv6 alone");
+        check.at(&format!("{base}.addressPrefixes"), finding.help("add an IPv4 prefix beside it"));
+    }
+}
+
+fn same_region(
+    check: &mut Check<'_, '_>,
+    path: &str,
+    network: &VirtualNetwork,
+    location: Option<&str>,
+    kind: &str,
+) {
+    let Some(location) = location else { return };
+    let region = check.region(network.location.as_deref()).to_owned();
+    if region != location {
+        let finding = Finding::error(
+            "other-region",
+            format!("the {kind} is in {location}, the virtual network in {region}"),
+        );
+        let help = format!(
+            "remove the {kind}'s location: without one it stands for a copy in each region that uses it"
+        );
+        check.at(path, finding.code("InvalidResourceReference").help(help));
+    }
+}
+
+/// Addresses of a subnet's prefix that Azure keeps for itself.
+pub(crate) fn is_reserved(net: &IpNet, address: IpAddr) -> bool {
+    match (net, address) {
+        (IpNet::V4(net), IpAddr::V4(address)) => {
+            u32::from(address) - u32::from(net.network()) < 4 || address == net.broadcast()
+        }
+        (IpNet::V6(net), IpAddr::V6(address)) => u128::from(address) - u128::from(net.network()) < 4,
+        _ => false,
+    }
+}
+
+/// How many addresses of a prefix machines can have.
+pub(crate) fn usable(net: &IpNet) -> u64 {
+    match net {
+        IpNet::V4(net) => (1u64 << (32 - net.prefix_len())).saturating_sub(5),
+        IpNet::V6(_) => u64::MAX,
+    }
+}
