@@ -131,6 +131,15 @@ pub(crate) struct Reporter<'a> {
     pub(crate) found: Diagnostics,
 }
 
+/// The lines of a text as YAML counts them: a lone carriage return ends one too.
+fn lines_of(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.split('\n') {
+        lines.extend(line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    }
+    lines
+}
+
 /// A place in the text. Line and column count from 1; line 0 is the file as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -179,10 +188,21 @@ const WIDTH_MAX: usize = 160;
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(origin: &'a str, text: &'a str) -> Self {
-        Self { origin, lines: text.lines().collect(), found: Diagnostics::default() }
+        Self { origin, lines: lines_of(text), found: Diagnostics::default() }
+    }
+
+    /// The scanner places what is missing at the end on a line behind the last: that is the end of the last one.
+    fn clamp(&self, span: Span) -> Span {
+        let count = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
+        if span.line <= count {
+            return span;
+        }
+        let last = self.lines.last().map_or(0, |line| line.chars().count() as u32);
+        Span { line: count, column: last + 1, length: 1 }
     }
 
     pub(crate) fn report(&mut self, span: Span, path: &str, finding: Finding) {
+        let span = self.clamp(span);
         let source = (span.line as usize).checked_sub(1).and_then(|index| self.lines.get(index));
         let fits = (span.column as usize) < WIDTH_MAX;
         let source_line = source.filter(|_| fits).map(|line| {

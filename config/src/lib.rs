@@ -1,17 +1,27 @@
 //! The topology file: its types, parsing with positions, validation, differences and JSON Schema.
+//!
+//! A file's way: `source` makes a tree in which every value has its place, `structure` checks it along
+//! the schema that [`model`] generates and expands short forms, serde decodes it into a [`Topology`], and `validate`
+//! refuses what Azure would refuse. All that is wrong with a file is reported at once, in [`Diagnostics`].
 #![forbid(unsafe_code)]
 
 mod diagnostic;
+mod diff;
+mod docs;
 mod load;
 pub mod model;
+mod schema;
 pub mod sku;
 mod source;
 mod structure;
 mod validate;
 
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
+pub use diff::{Change, ChangeKind, diff};
+pub use docs::topology_markdown;
 pub use load::{
     ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, load, load_file, load_with, read_text,
 };
 pub use model::Topology;
+pub use schema::schema;
 pub use source::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};

@@ -87,7 +87,7 @@ pub enum GatewayGeneration {
     Generation2,
 }
 
-/// The SKU of a gateway; figures are in [`crate::sku`].
+/// The SKU of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the names are Azure's and say all there is")]
 pub enum GatewaySku {
