@@ -13,6 +13,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("story::prediction_agrees_with_packets", prediction_agrees),
     Lab::new("story::holds_without_offloads_and_with_two_workers", holds_without_offloads).needs(&["iperf3"]),
     Lab::new("story::every_example_proves_its_expectations", every_example),
+    Lab::new("story::the_readme_is_true", readme_is_true).needs(&["ping"]),
     Lab::new("story::every_verb_answers", every_verb_answers).needs(&["ping"]),
 ];
 
@@ -76,6 +77,28 @@ fn every_example(scene: &Scene) -> Result<()> {
         proved += 1;
     }
     ensure!(proved >= 2, "{proved} examples");
+    Ok(())
+}
+
+/// The topology that the README shows, and what it says of it.
+fn readme_is_true(scene: &Scene) -> Result<()> {
+    let readme = fs::read_to_string(workspace().join("README.md"))?;
+    let (_, rest) = readme.split_once("```yaml\n").context("the README shows no topology")?;
+    let (topology, _) = rest.split_once("```").context("the topology has no end")?;
+    ensure!(topology.lines().count() == 20, "{} lines", topology.lines().count());
+    let lab = scene.up(topology)?;
+    lab.expect_ping("web", "10.0.2.4")?;
+    for (service, verdict) in [("tcp/443", "allow"), ("tcp/22", "FirewallDeny")] {
+        let output = lab.ctl(&["path", "web", "db", service])?;
+        let shown: Vec<&str> = output.stdout.lines().map(str::trim_end).collect();
+        ensure!(output.stdout.to_lowercase().contains(&verdict.to_lowercase()), "{}", output.stdout);
+        for line in shown.iter().filter(|line| !line.is_empty()) {
+            ensure!(
+                readme.lines().any(|known| known.trim() == line.trim()),
+                "the README does not show {line:?}"
+            );
+        }
+    }
     Ok(())
 }
 
