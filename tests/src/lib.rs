@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
+pub mod fabric;
+pub mod generate;
 pub mod golden;
 pub mod model;
 pub mod subject;

@@ -71,14 +71,14 @@ pub trait Subject: Sized {
     /// # Errors
     /// Why it is not accepted.
     fn build(topology: &Value) -> Result<Self, String>;
-    /// The effective routes of `VNET/SUBNET`.
-    fn routes(&self, subnet: &str) -> Vec<Line>;
-    /// The route that a packet from `VNET/SUBNET` takes.
-    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Line>;
+    /// The effective routes of `VNET/SUBNET`; none where the subject doesn't tell.
+    fn routes(&self, subnet: &str) -> Option<Vec<Line>>;
+    /// The route that a packet from `VNET/SUBNET` takes; none where the subject doesn't tell.
+    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Option<Line>>;
     /// The way of a packet between machines, hosts or addresses, and of its answer.
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome;
-    /// What the groups at a NIC say: allowed, and by which rule.
-    fn flow(&self, flow: &FlowCheck) -> (bool, String);
+    /// What the groups at a NIC say: allowed, and by which rule; none where the subject doesn't tell.
+    fn flow(&self, flow: &FlowCheck) -> Option<(bool, String)>;
     /// A policy's collections in the order of processing; none where the subject doesn't tell.
     fn order(&self, policy: &str) -> Option<Vec<String>>;
     /// What is wrong about a subnet's capacity.

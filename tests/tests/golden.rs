@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use vnet_tests::fabric::Fabric;
 use vnet_tests::golden::{check, discover};
 use vnet_tests::model::Lab;
 use vnet_tests::subject::Subject;
@@ -28,6 +29,11 @@ fn run<S: Subject>() {
 #[test]
 fn the_model_gives_the_worked_examples() {
     run::<Lab>();
+}
+
+#[test]
+fn the_fabric_gives_the_worked_examples() {
+    run::<Fabric>();
 }
 
 #[test]

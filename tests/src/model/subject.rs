@@ -56,7 +56,11 @@ impl Lab {
         Packet { protocol, source, destination, source_port, destination_port, opens: !probe.mid_stream }
     }
 
-    fn asked(&self, from: &str, to: &str, probe: &Probe) -> (Endpoint, Packet) {
+    /// Who asks, and what, where `to` is a name or an address.
+    ///
+    /// # Panics
+    /// Where a name is nobody's, or the two share no family.
+    pub fn asked(&self, from: &str, to: &str, probe: &Probe) -> (Endpoint, Packet) {
         let from = self.endpoint(from).unwrap_or_else(|| panic!("nobody is called {from}"));
         let there = match to.parse() {
             Ok(address) => vec![address],
@@ -107,14 +111,14 @@ impl Subject for Lab {
         Lab::read(topology)
     }
 
-    fn routes(&self, subnet: &str) -> Vec<Line> {
+    fn routes(&self, subnet: &str) -> Option<Vec<Line>> {
         let (vnet, subnet) = split(subnet);
-        routes::effective(self, vnet, subnet).iter().map(|row| self.line(vnet, row)).collect()
+        Some(routes::effective(self, vnet, subnet).iter().map(|row| self.line(vnet, row)).collect())
     }
 
-    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Line> {
+    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Option<Line>> {
         let (vnet, subnet) = split(subnet);
-        routes::select(&routes::effective(self, vnet, subnet), to).map(|row| self.line(vnet, row))
+        Some(routes::select(&routes::effective(self, vnet, subnet), to).map(|row| self.line(vnet, row)))
     }
 
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome {
@@ -131,7 +135,7 @@ impl Subject for Lab {
         }
     }
 
-    fn flow(&self, flow: &FlowCheck) -> (bool, String) {
+    fn flow(&self, flow: &FlowCheck) -> Option<(bool, String)> {
         let nic = &self.virtual_machines[flow.vm.as_str()].nics[0];
         let (vnet, subnet) = nic.place();
         let group = self.vnet(vnet).subnets[subnet]
@@ -147,7 +151,7 @@ impl Subject for Lab {
         let probe = Probe { protocol: flow.protocol.clone(), port: to.port(), mid_stream: false };
         let packet = Packet { source_port: from.port(), ..Lab::question(from.ip(), to.ip(), &probe) };
         let judgement = nsg::judge(self, group, Place { vnet, subnet }, direction, &packet);
-        (judgement.allowed, judgement.rule)
+        Some((judgement.allowed, judgement.rule))
     }
 
     fn order(&self, policy: &str) -> Option<Vec<String>> {
