@@ -13,8 +13,8 @@ use vnet_fabric::{Event, SessionOpen, Snapshot, State, Step, Verdict, converge};
 
 use crate::accept::load;
 use crate::golden::{self, Capacity, FlowCheck, Request, SessionCheck, patched};
-use crate::model::Lab;
 use crate::model::subject::SOURCE_PORT;
+use crate::model::{Lab, Packet};
 use crate::subject::{Line, Outcome, Probe, Subject};
 
 /// At most this many decisions make one way: appliances that are machines, and tunnels.
@@ -84,7 +84,10 @@ impl Fabric {
             let decision = decide(&self.snapshot, &known, port, &meta, &mut steps);
             self.note(&mut travel, steps);
             travel.opens.extend(decision.opens);
-            travel.rule = decision.decided_by.and_then(|rule| self.snapshot.rule(rule)).map(|rule| rule.reference.name.clone());
+            travel.rule = decision
+                .decided_by
+                .and_then(|rule| self.snapshot.rule(rule))
+                .map(|rule| rule.reference.name.clone());
             rewrite(&mut travel.tuple, &decision.actions);
             match decision.verdict {
                 Verdict::Drop(reason) => {
@@ -92,7 +95,10 @@ impl Fabric {
                     return travel;
                 }
                 Verdict::Seal(tunnel) => match self.far_end(tunnel) {
-                    Some(ingress) => port = ingress,
+                    Some((ingress, gateway)) => {
+                        port = ingress;
+                        travel.via.extend(gateway);
+                    }
                     None => {
                         travel.end = Err(Reason::TunnelDown);
                         return travel;
@@ -100,7 +106,8 @@ impl Fabric {
                 },
                 Verdict::Deliver(to) => {
                     let info = self.snapshot.port(to).expect("a decision names ports of its snapshot");
-                    let own = info.has_address(travel.tuple.destination) || !matches!(info.kind, PortKind::Nic { .. });
+                    let own = info.has_address(travel.tuple.destination)
+                        || !matches!(info.kind, PortKind::Nic { .. });
                     if own {
                         travel.end = Ok(to);
                         return travel;
@@ -121,9 +128,13 @@ impl Fabric {
         travel.steps.extend(steps);
     }
 
-    fn far_end(&self, tunnel: TunnelId) -> Option<PortId> {
+    /// Where a tunnel's other end lets packets in, and the gateway there, if it is one's.
+    fn far_end(&self, tunnel: TunnelId) -> Option<(PortId, Option<String>)> {
         match self.snapshot.tunnel(tunnel)?.peer {
-            TunnelPeer::Tunnel(peer) => Some(self.snapshot.tunnel(peer)?.ingress),
+            TunnelPeer::Tunnel(peer) => {
+                let end = self.snapshot.tunnel(peer)?;
+                Some((end.ingress, (!end.at_site).then(|| end.gateway.to_string())))
+            }
             _ => None,
         }
     }
@@ -141,16 +152,23 @@ impl Fabric {
 
     fn ask(&self, from: &str, to: &str, probe: &Probe) -> (PortId, FiveTuple) {
         let (_, packet) = self.names.asked(from, to, probe);
-        let (source_port, destination_port) =
-            if packet.protocol.is_icmp() { (SOURCE_PORT, SOURCE_PORT) } else { (packet.source_port, packet.destination_port) };
-        let tuple = FiveTuple {
+        (self.port_of(from), self.tuple(packet))
+    }
+
+    /// The tuple of the model's packet: an echo's identifier stands in both ports.
+    pub fn tuple(&self, packet: Packet) -> FiveTuple {
+        let ports = if packet.protocol.is_icmp() {
+            (SOURCE_PORT, SOURCE_PORT)
+        } else {
+            (packet.source_port, packet.destination_port)
+        };
+        FiveTuple {
             protocol: packet.protocol,
             source: packet.source,
             destination: packet.destination,
-            source_port,
-            destination_port,
-        };
-        (self.port_of(from), tuple)
+            source_port: ports.0,
+            destination_port: ports.1,
+        }
     }
 
     /// Question and answer between two ends.
@@ -233,7 +251,9 @@ impl Subject for Fabric {
         let mut now = topology.clone();
         let mut state = State::default();
         for (index, request) in requests.iter().enumerate() {
-            let half = |text: &String| text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE");
+            let half = |text: &String| {
+                text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE")
+            };
             if let Some((local, remote)) = request.create.as_ref().map(half) {
                 now = patched(&now, &json!({"virtualNetworks": {local: {"peerings": {remote: {}}}}}));
             }
@@ -254,7 +274,10 @@ impl Subject for Fabric {
                 let key = names.replace(' ', " -> ");
                 let got = state.peerings.get(&key).map(|status| format!("{:?}", status.state));
                 if got.as_ref() != request.states.get(names) {
-                    wrong.push(format!("request {index}: {names} is {got:?}, expected {:?}", request.states.get(names)));
+                    wrong.push(format!(
+                        "request {index}: {names} is {got:?}, expected {:?}",
+                        request.states.get(names)
+                    ));
                 }
             }
         }
@@ -276,7 +299,8 @@ impl Subject for Fabric {
         let later = Fabric { topology: changed, state, snapshot, names: self.names.clone() };
         let ongoing = later.travel(port, meta(tuple, false), &first.opens);
         let again = later.travel(port, meta(tuple, true), &[]);
-        let verdict = |travel: &Travel| if travel.end.is_ok() { golden::Verdict::Allow } else { golden::Verdict::Deny };
+        let verdict =
+            |travel: &Travel| if travel.end.is_ok() { golden::Verdict::Allow } else { golden::Verdict::Deny };
         let mut wrong = Vec::new();
         if first.end.is_err() {
             wrong.push(format!("the session can't be opened: {first:?}"));

@@ -259,36 +259,48 @@ fn network() -> impl Strategy<Value = NetworkSketch> {
         prop::option::weighted(0.2, any::<u8>()),
     );
     let routes = || prop::collection::vec((any::<u8>(), hop()), 0..3);
-    (shape, gateways, hooks, routes(), routes()).prop_map(|(shape, gateways, hooks, firewall_routes, gateway_routes)| {
-        let (range, dual, far, firewall) = shape;
-        let (tables, groups, second, forwarding, nic_group) = hooks;
-        let (gateway, uses) = gateways;
-        NetworkSketch {
-            range,
-            dual,
-            far,
-            firewall,
-            gateway,
-            uses,
-            tables,
-            groups,
-            second,
-            forwarding,
-            nic_group,
-            firewall_routes,
-            gateway_routes,
-        }
-    })
+    (shape, gateways, hooks, routes(), routes()).prop_map(
+        |(shape, gateways, hooks, firewall_routes, gateway_routes)| {
+            let (range, dual, far, firewall) = shape;
+            let (tables, groups, second, forwarding, nic_group) = hooks;
+            let (gateway, uses) = gateways;
+            NetworkSketch {
+                range,
+                dual,
+                far,
+                firewall,
+                gateway,
+                uses,
+                tables,
+                groups,
+                second,
+                forwarding,
+                nic_group,
+                firewall_routes,
+                gateway_routes,
+            }
+        },
+    )
 }
 
 fn peering() -> impl Strategy<Value = PeeringSketch> {
     let flag = || prop::array::uniform2(prop::bool::weighted(0.85));
-    (0..10u8, flag(), flag()).prop_map(|(halves, access, forwarded)| PeeringSketch { halves, access, forwarded })
+    (0..10u8, flag(), flag()).prop_map(|(halves, access, forwarded)| PeeringSketch {
+        halves,
+        access,
+        forwarded,
+    })
 }
 
 fn policy() -> impl Strategy<Value = PolicySketch> {
     let rule = ((0..2u8, 0..2u8), 0..4u8, side(), side(), 0..4u8).prop_map(
-        |(place, protocol, source, destination, port)| FirewallRuleSketch { place, protocol, source, destination, port },
+        |(place, protocol, source, destination, port)| FirewallRuleSketch {
+            place,
+            protocol,
+            source,
+            destination,
+            port,
+        },
     );
     let rules = prop::collection::vec(rule, 0..6);
     (prop::array::uniform4(prop::bool::weighted(0.75)), rules, any::<bool>())
@@ -299,7 +311,8 @@ fn policy() -> impl Strategy<Value = PolicySketch> {
 pub fn sketch() -> impl Strategy<Value = Sketch> {
     let site = (any::<u8>(), 0..6u8, any::<u8>(), prop::bool::weighted(0.1))
         .prop_map(|(network, known, also, wrong_key)| SiteSketch { network, known, also, wrong_key });
-    let link = ((any::<u8>(), any::<u8>()), 0..8u8).prop_map(|(between, state)| LinkSketch { between, state });
+    let link =
+        ((any::<u8>(), any::<u8>()), 0..8u8).prop_map(|(between, state)| LinkSketch { between, state });
     let table = (prop::bool::weighted(0.3), prop::collection::vec(route(), 0..5));
     (
         prop::collection::vec(network(), 2..=NETWORKS_MAX),
@@ -361,19 +374,24 @@ impl Sketch {
     }
 
     fn hop(&self, hop: &HopSketch, six: bool) -> Option<Value> {
-        let appliance = |address: String| json!({"nextHopType": "VirtualAppliance", "nextHopIpAddress": address});
+        let appliance =
+            |address: String| json!({"nextHopType": "VirtualAppliance", "nextHopIpAddress": address});
         Some(match hop {
             HopSketch::Machine(network, second) if six => {
                 let network = self.pick(*network);
                 let part = u8::from(*second && self.networks[network].second);
-                return self.networks[network].dual.then(|| appliance(format!("{}4", self.six(network, part))));
+                return self.networks[network]
+                    .dual
+                    .then(|| appliance(format!("{}4", self.six(network, part))));
             }
             HopSketch::Firewall(_) | HopSketch::Nobody(_) if six => return None,
             HopSketch::Machine(network, second) => appliance(self.machine(self.pick(*network), *second)),
             HopSketch::Firewall(network) => {
                 let network = self.pick(*network);
                 let holder = (0..self.networks.len()).map(|step| (network + step) % self.networks.len());
-                let firewall = holder.filter(|holder| self.has_firewall(*holder)).map(|holder| format!("{}.4", self.part(holder, 2)));
+                let firewall = holder
+                    .filter(|holder| self.has_firewall(*holder))
+                    .map(|holder| format!("{}.4", self.part(holder, 2)));
                 appliance(firewall.into_iter().next().unwrap_or_else(|| self.machine(network, false)))
             }
             HopSketch::Nobody(network) => appliance(format!("{}.77", self.part(self.pick(*network), 0))),
@@ -388,18 +406,24 @@ impl Sketch {
         if six {
             let of = |network: &u8| self.networks[self.pick(*network)].dual.then(|| self.pick(*network));
             return match prefix {
-                PrefixSketch::Network(network) => of(network).map(|network| format!("fd00:{}::/48", network + 1)),
+                PrefixSketch::Network(network) => {
+                    of(network).map(|network| format!("fd00:{}::/48", network + 1))
+                }
                 PrefixSketch::Subnet(network, second) => {
                     of(network).map(|network| format!("{}/64", self.six(network, u8::from(*second))))
                 }
-                PrefixSketch::Machine(network) => of(network).map(|network| format!("{}4/128", self.six(network, 0))),
+                PrefixSketch::Machine(network) => {
+                    of(network).map(|network| format!("{}4/128", self.six(network, 0)))
+                }
                 PrefixSketch::All => Some("::/0".to_owned()),
                 _ => None,
             };
         }
         Some(match prefix {
             PrefixSketch::Network(network) => self.range(self.pick(*network)),
-            PrefixSketch::Subnet(network, second) => format!("{}.0/24", self.part(self.pick(*network), u8::from(*second))),
+            PrefixSketch::Subnet(network, second) => {
+                format!("{}.0/24", self.part(self.pick(*network), u8::from(*second)))
+            }
             PrefixSketch::Machine(network) => format!("{}/32", self.machine(self.pick(*network), false)),
             PrefixSketch::Site(site) => format!("10.{}.0.0/16", 200 + usize::from(*site) % 3),
             PrefixSketch::All => "0.0.0.0/0".to_owned(),
@@ -416,7 +440,9 @@ impl Sketch {
     fn route_table(&self, propagation_off: bool, routes: &[RouteSketch]) -> Value {
         let mut list: Vec<Value> = Vec::new();
         for route in routes {
-            let (Some(prefix), Some(mut value)) = (self.prefix(&route.prefix, route.six), self.hop(&route.hop, route.six)) else {
+            let (Some(prefix), Some(mut value)) =
+                (self.prefix(&route.prefix, route.six), self.hop(&route.hop, route.six))
+            else {
                 continue;
             };
             if list.iter().any(|known| known["addressPrefix"] == json!(prefix)) {
@@ -533,17 +559,21 @@ impl Sketch {
     fn uses(&self, network: usize) -> Option<usize> {
         let hub = self.pick(self.networks[network].uses?);
         let peered = self.half(network, hub) && self.half(hub, network);
-        (hub != network && !self.networks[network].gateway && self.networks[hub].gateway && peered).then_some(hub)
+        (hub != network && !self.networks[network].gateway && self.networks[hub].gateway && peered)
+            .then_some(hub)
     }
 
     fn peering(&self, a: usize, b: usize) -> &PeeringSketch {
         let (low, high) = (a.min(b), a.max(b));
-        &self.peerings[low * NETWORKS_MAX - low * (low + 1) / 2 + high - low - 1]
+        &self.peerings[low * (2 * NETWORKS_MAX - low - 1) / 2 + high - low - 1]
     }
 
     fn half(&self, local: usize, remote: usize) -> bool {
+        if local == remote {
+            return false;
+        }
         let peering = self.peering(local, remote);
-        local != remote && peering.halves != 0 && peering.halves != if local < remote { 2 } else { 1 }
+        peering.halves != 0 && peering.halves != if local < remote { 2 } else { 1 }
     }
 
     fn peerings_of(&self, local: usize) -> Value {
@@ -620,7 +650,10 @@ impl Sketch {
             if let Some(group) = sketch.nic_group.filter(|_| !second) {
                 nic["networkSecurityGroup"] = json!(format!("g{}", usize::from(group) % self.groups.len()));
             }
-            into.insert(format!("m{network}{}", if second { "b" } else { "a" }), json!({"networkInterfaces": [nic]}));
+            into.insert(
+                format!("m{network}{}", if second { "b" } else { "a" }),
+                json!({"networkInterfaces": [nic]}),
+            );
         }
     }
 
@@ -631,18 +664,28 @@ impl Sketch {
             let mut around = (0..self.networks.len()).map(|step| (first + step) % self.networks.len());
             around.find(|network| self.networks[*network].gateway)
         };
-        self.sites.iter().enumerate().filter_map(|(index, site)| Some((index, site, with_gateway(site)?))).collect()
+        self.sites
+            .iter()
+            .enumerate()
+            .filter_map(|(index, site)| Some((index, site, with_gateway(site)?)))
+            .collect()
     }
 
     fn connections(&self, topology: &mut Value) {
         for (index, site, network) in self.sites() {
-            let mut known = vec![if site.known == 1 { format!("10.{}.9.0/24", 200 + index) } else { format!("10.{}.0.0/16", 200 + index) }];
+            let mut known = vec![if site.known == 1 {
+                format!("10.{}.9.0/24", 200 + index)
+            } else {
+                format!("10.{}.0.0/16", 200 + index)
+            }];
             let also = self.pick(site.also);
-            if site.known == 2 && also != network {
+            // Where two connections lead to one prefix, a hash chooses; that is left out.
+            if site.known == 2 && also != network && !self.networks[also].gateway {
                 known.push(self.range(also));
             }
             let device = format!("198.51.100.{}", 100 + index);
-            topology["localNetworkGateways"][format!("s{index}")] = json!({"gatewayIpAddress": device, "localNetworkAddressSpace": known});
+            topology["localNetworkGateways"][format!("s{index}")] =
+                json!({"gatewayIpAddress": device, "localNetworkAddressSpace": known});
             topology["connections"][format!("c{index}")] = json!({
                 "connectionType": "IPsec", "virtualNetworkGateway1": format!("gw{network}"), "localNetworkGateway2": format!("s{index}"), "sharedKey": "k",
             });
@@ -672,7 +715,8 @@ impl Sketch {
             };
             topology["connections"][format!("l{index}")] = connection(a, b, "k");
             if link.state != 0 {
-                topology["connections"][format!("l{index}back")] = connection(b, a, if link.state == 1 { "other" } else { "k" });
+                topology["connections"][format!("l{index}back")] =
+                    connection(b, a, if link.state == 1 { "other" } else { "k" });
             }
         }
     }
@@ -695,14 +739,16 @@ impl Sketch {
                     "firewallPolicy": format!("policy{}", usize::from(policy) % self.policies.len()),
                     "publicIPAddresses": [format!("203.0.113.{}", 20 + network)],
                 });
-                topology["routeTables"][format!("fw{network}")] = self.reserved_table(network, &sketch.firewall_routes, true);
+                topology["routeTables"][format!("fw{network}")] =
+                    self.reserved_table(network, &sketch.firewall_routes, true);
             }
             if sketch.gateway {
                 topology["virtualNetworkGateways"][format!("gw{network}")] = json!({
                     "virtualNetwork": format!("v{network}"), "gatewayType": "Vpn", "sku": "VpnGw1AZ",
                     "publicIPAddresses": [format!("198.51.100.{}", 10 + network)],
                 });
-                topology["routeTables"][format!("gw{network}")] = self.reserved_table(network, &sketch.gateway_routes, false);
+                topology["routeTables"][format!("gw{network}")] =
+                    self.reserved_table(network, &sketch.gateway_routes, false);
             }
         }
         topology["virtualMachines"] = Value::Object(machines);

@@ -35,6 +35,8 @@ pub struct Case {
     pub name: String,
     /// A merge patch of the topology.
     pub patch: Value,
+    /// What only the model knows yet, and why.
+    pub model_only: Option<String>,
     /// Validation refuses it with this code; `*` where Azure's code is not known.
     pub rejects: Option<String>,
     /// Whole effective route tables by `VNET/SUBNET`, as lines `SOURCE STATE PREFIX TYPE [IP]`, in any order.

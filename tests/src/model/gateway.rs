@@ -44,20 +44,16 @@ pub fn behind<'a>(lab: &'a Lab, connection: &Connection) -> &'a [IpNet] {
     lab.vnet(&lab.virtual_network_gateways[other.as_str()].virtual_network).address_space.list()
 }
 
-/// The gateway routes that a network gets. A gateway refuses what lies in its own network's ranges or in those
-/// of the networks that use it.
+/// What the gateway that a network uses knows: what the user wrote for each of its connections. (Only of what it
+/// learns by BGP does a gateway refuse ranges of its own network and of those that use it.)
 pub fn learned_by(lab: &Lab, vnet: &str) -> Vec<IpNet> {
-    let Some((gateway, hub)) = effective(lab, vnet) else { return Vec::new() };
-    let mut taken: Vec<IpNet> = lab.vnet(hub).address_space.list().to_vec();
-    for user in users(lab, hub) {
-        taken.extend(lab.vnet(user).address_space.list());
-    }
+    let Some((gateway, _)) = effective(lab, vnet) else { return Vec::new() };
     let mut learned: Vec<IpNet> = Vec::new();
     for connection in
         lab.connections.values().filter(|connection| connection.virtual_network_gateway1 == gateway)
     {
         for prefix in behind(lab, connection) {
-            if !learned.contains(prefix) && !taken.iter().any(|range| range.contains(prefix)) {
+            if !learned.contains(prefix) {
                 learned.push(*prefix);
             }
         }

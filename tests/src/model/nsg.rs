@@ -170,6 +170,11 @@ pub fn virtual_network(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
 }
 
 fn known(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
+    near(lab, place, address)
+        || gateway::learned_by(lab, place.vnet).iter().any(|prefix| prefix.contains(&address))
+}
+
+fn near(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
     if lab.vnet(place.vnet).address_space.hold(address) {
         return true;
     }
@@ -179,10 +184,10 @@ fn known(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
             return true;
         }
     }
-    gateway::learned_by(lab, place.vnet).iter().any(|prefix| prefix.contains(&address))
+    false
 }
 
-/// The tag Internet: public addresses that are none of the network's, its peers' or its gateway's.
+/// The tag Internet: public addresses outside the network's own ranges and its peers'.
 pub fn internet(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
     const PRIVATE: [&str; 8] = [
         "10.0.0.0/8",
@@ -194,5 +199,5 @@ pub fn internet(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
         "fc00::/7",
         "fe80::/10",
     ];
-    !PRIVATE.iter().any(|prefix| holds(prefix, address)) && !known(lab, place, address)
+    !PRIVATE.iter().any(|prefix| holds(prefix, address)) && !near(lab, place, address)
 }

@@ -103,6 +103,8 @@ pub struct Way {
     pub last: Packet,
     /// Who translated the source, and the source before: answers from the internet come back there.
     pub translated: Option<(Endpoint, IpAddr)>,
+    /// It reached the internet's edge.
+    pub outside: bool,
 }
 
 /// The way of a packet that an endpoint sends; `sessions` are those of an earlier packet of the other
@@ -133,13 +135,23 @@ struct Walker<'a> {
     sessions: Vec<Function>,
     rule: Option<String>,
     translated: Option<(Endpoint, IpAddr)>,
+    outside: bool,
 }
 
 type Step = Result<Endpoint, Reason>;
 
 impl<'a> Walker<'a> {
     fn new(lab: &'a Lab, packet: Packet, known: &'a [Function]) -> Self {
-        Walker { lab, packet, known, via: Vec::new(), sessions: Vec::new(), rule: None, translated: None }
+        Walker {
+            lab,
+            packet,
+            known,
+            via: Vec::new(),
+            sessions: Vec::new(),
+            rule: None,
+            translated: None,
+            outside: false,
+        }
     }
 
     fn end(self, ending: Step) -> Way {
@@ -147,8 +159,8 @@ impl<'a> Walker<'a> {
             Ok(endpoint) => Ending::Deliver(endpoint),
             Err(reason) => Ending::Drop(reason),
         };
-        let Walker { packet, via, sessions, rule, translated, .. } = self;
-        Way { ending, via, sessions, rule, last: packet, translated }
+        let Walker { packet, via, sessions, rule, translated, outside, .. } = self;
+        Way { ending, via, sessions, rule, last: packet, translated, outside }
     }
 
     fn answer_to_translator(&mut self, translator: &Endpoint) -> Step {
@@ -241,6 +253,12 @@ impl<'a> Walker<'a> {
     }
 
     fn follow(&mut self, vnet: &'a str, row: &Row, by_gateway: bool) -> Step {
+        if row.source == Source::Default
+            && matches!(row.hop, Hop::None | Hop::Internet)
+            && self.lone_half(vnet)
+        {
+            return Err(Reason::PeeringNotConnected);
+        }
         match &row.hop {
             Hop::None => Err(Reason::RouteNone),
             Hop::Internet => self.to_internet(),
@@ -262,7 +280,22 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// A peering of this network would lead to the destination, were it connected: no route of the system's
+    /// own leads there, and that is why.
+    fn lone_half(&self, vnet: &str) -> bool {
+        let mut halves = self.lab.vnet(vnet).peerings.keys().map(String::as_str);
+        halves.any(|peer| {
+            let there = self
+                .lab
+                .virtual_networks
+                .get(peer)
+                .is_some_and(|peer| peer.address_space.hold(self.packet.destination));
+            there && peering::connected(self.lab, vnet, peer).is_none()
+        })
+    }
+
     fn to_internet(&mut self) -> Step {
+        self.outside = true;
         let destination = self.packet.destination;
         for (name, host) in &self.lab.internet.hosts {
             if host.addresses().contains(&destination) {
@@ -334,20 +367,21 @@ impl<'a> Walker<'a> {
             });
             return Err(if half { Reason::PeeringNotConnected } else { Reason::NextHopUnreachable });
         };
-        let holder = self.holder(at, address).ok_or(Reason::NextHopUnreachable)?;
         if at != vnet {
             peering::cross(self.lab, vnet, at, self.packet.source, by_gateway)?;
         }
+        let holder = self.holder(at, address).ok_or(Reason::NextHopUnreachable)?;
         match holder {
             Holder::Firewall(name) => self.through_firewall(name),
             Holder::Nic(vm, index) => {
-                let endpoint = self.deliver_to(vm, index)?;
                 let nic = &self.lab.virtual_machines[vm].nics[index];
-                if nic.addresses.contains(&self.packet.destination) {
-                    return Ok(endpoint);
-                }
-                if !nic.forwarding {
+                let own = nic.addresses.contains(&self.packet.destination);
+                if !own && !nic.forwarding {
                     return Err(Reason::NotForwarding);
+                }
+                let endpoint = self.deliver_to(vm, index)?;
+                if own {
+                    return Ok(endpoint);
                 }
                 self.hop(vm)?;
                 self.leave_nic(vm, index)
@@ -362,7 +396,8 @@ impl<'a> Walker<'a> {
         self.hop(name)?;
         let function = Function::Firewall(name.to_owned());
         if !self.known.contains(&function) && !self.sessions.contains(&function) {
-            if !self.packet.opens {
+            // Only of TCP does a firewall ask to have seen the beginning.
+            if !self.packet.opens && self.packet.protocol == Protocol::TCP {
                 return Err(Reason::FirewallNoSession);
             }
             let judgement = firewall::judge(self.lab, name, &self.packet);
@@ -389,7 +424,8 @@ impl<'a> Walker<'a> {
     fn through_gateway(&mut self, name: &'a str, hub: &'a str) -> Step {
         self.hop(name)?;
         let rows = routes::of_gateway(self.lab, hub);
-        let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
+        let lost = if self.lone_half(hub) { Reason::PeeringNotConnected } else { Reason::NoRoute };
+        let row = routes::select(&rows, self.packet.destination).ok_or(lost)?.clone();
         if row.hop != Hop::Gateway {
             return self.follow(hub, &row, true);
         }
