@@ -1,0 +1,187 @@
+//! Gateways, tunnels, sites, transit, and the state machine behind them.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use vnet_config::model::ProbeProtocol;
+use vnet_dataplane::{Action, Nanos, Protocol, Reason};
+use vnet_fabric::control::Effect;
+use vnet_fabric::snapshot::{Snapshot, TunnelPeer, TunnelStatus};
+use vnet_fabric::{Event, State, Verdict, compile, path};
+
+fn example() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hub-spoke.yaml")).unwrap()
+}
+
+fn reason(snapshot: &Snapshot, from: &str, to: &str) -> String {
+    path(snapshot, from, to, ProbeProtocol::Icmp, None).unwrap().reason.unwrap_or_default()
+}
+
+#[test]
+fn a_packet_into_a_tunnel_is_clamped_bounded_and_shaped() {
+    let snapshot = lab(&example());
+    let decision = send(&snapshot, "dns/eth0", &packet(Protocol::ICMP, "10.0.2.4", "192.168.1.10", 7));
+    assert!(matches!(decision.verdict, Verdict::Seal(_)));
+    assert!(decision.actions.contains(&Action::ClampMss { ipv4: 1360, ipv6: 1340 }));
+    // A single instance has the last usable address of GatewaySubnet.
+    assert!(
+        decision
+            .actions
+            .contains(&Action::LimitMtu { mtu: 1400, answer_from: "10.0.255.30".parse().unwrap() })
+    );
+    let rates: Vec<u64> = decision
+        .actions
+        .iter()
+        .filter_map(|action| if let Action::Shape(id) = action { snapshot.limiter(*id) } else { None })
+        .map(|limiter| limiter.bits_per_second)
+        .collect();
+    assert_eq!(rates, [650_000_000, 650_000_000]);
+    assert!(!decision.actions.iter().any(|action| matches!(action, Action::DecrementTtl { .. })));
+    let visible = lab(&format!("{}\nsemantics: {{vpnGatewayHop: visible}}\n", example()));
+    let decision = send(&visible, "dns/eth0", &packet(Protocol::ICMP, "10.0.2.4", "192.168.1.10", 7));
+    assert!(
+        decision
+            .actions
+            .contains(&Action::DecrementTtl { answer_from: Some("10.0.255.30".parse().unwrap()) })
+    );
+}
+
+#[test]
+fn transit_needs_the_spokes_flag() {
+    let text = example();
+    assert_eq!(reason(&lab(&text), "pc", "web"), "");
+    let without = text.replace(
+        "      hub: {allowForwardedTraffic: true, useRemoteGateways: true}",
+        "      hub: {allowForwardedTraffic: true}",
+    );
+    let snapshot = lab(&without);
+    assert_eq!(reason(&snapshot, "pc", "web"), "NoRoute");
+    assert_eq!(reason(&snapshot, "db", "pc"), "RouteNone");
+    // The site's range has left the tag VirtualNetwork of the spoke, too.
+    assert_eq!(reason(&snapshot, "web", "pc"), "NsgDeny");
+}
+
+#[test]
+fn without_bgp_the_other_network_refuses_a_spokes_packets() {
+    let snapshot = lab(&example());
+    let report = path(&snapshot, "web", "replica", ProbeProtocol::Icmp, None).unwrap();
+    assert_eq!(report.forward.reason.as_deref(), Some("PrefixNotAllowed"));
+    assert_eq!(report.rule.unwrap().azure_rule, "VPN-SOURCE");
+}
+
+#[test]
+fn different_keys_never_connect() {
+    let text = example().replacen(
+        "virtualNetworkGateway2: west-vpn, sharedKey: example-west",
+        "virtualNetworkGateway2: west-vpn, sharedKey: other",
+        1,
+    );
+    let snapshot = lab(&text);
+    assert_eq!(reason(&snapshot, "dns", "replica"), "TunnelDown");
+    let status = snapshot
+        .tunnels()
+        .find(|tunnel| &*tunnel.name == "hub-to-west/0")
+        .map(|tunnel| tunnel.status.clone());
+    assert_eq!(
+        status,
+        Some(TunnelStatus::NotConnected("the two ends have different shared keys".to_owned()))
+    );
+}
+
+#[test]
+fn both_ends_of_a_tunnel_know_each_other() {
+    let snapshot = lab(&example());
+    assert_eq!(snapshot.tunnels().count(), 4);
+    for tunnel in snapshot.tunnels() {
+        let TunnelPeer::Tunnel(peer) = tunnel.peer else { panic!("{} has no peer", tunnel.name) };
+        let peer = snapshot.tunnel(peer).unwrap();
+        assert_eq!((peer.local, peer.remote), (tunnel.remote, tunnel.local));
+        assert_eq!(peer.peer, TunnelPeer::Tunnel(tunnel.id));
+        assert_eq!(peer.allowed_ips, tunnel.announced);
+    }
+}
+
+#[test]
+fn a_network_without_gateway_has_no_effective_one() {
+    let snapshot = lab("
+name: none
+virtualNetworks: {v: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, routeTable: t}}}}
+virtualMachines: {m: {subnet: v/s}}
+routeTables: {t: {routes: [{name: r, addressPrefix: 172.16.0.0/12, nextHopType: VirtualNetworkGateway}]}}
+");
+    let decision = send(&snapshot, "m/eth0", &packet(Protocol::TCP, "10.0.0.4", "172.16.0.1", 80));
+    assert_eq!(dropped(&decision), Reason::NoEffectiveGateway);
+}
+
+#[test]
+fn a_gateway_relays_spokes_by_user_routes() {
+    let text = "
+name: relay
+virtualNetworks:
+  h: {addressSpace: [10.0.0.0/16], subnets: {GatewaySubnet: 10.0.255.0/27}, peerings: {s1: {allowGatewayTransit: true}, s2: {allowGatewayTransit: true}}}
+  s1: {addressSpace: [10.1.0.0/16], subnets: {s: {addressPrefix: 10.1.0.0/24, routeTable: t}}, peerings: {h: {useRemoteGateways: true}}}
+  s2: {addressSpace: [10.2.0.0/16], subnets: {s: {addressPrefix: 10.2.0.0/24, routeTable: t}}, peerings: {h: {useRemoteGateways: true}}}
+virtualMachines: {m1: {subnet: s1/s}, m2: {subnet: s2/s}}
+routeTables: {t: {routes: [{name: one, addressPrefix: 10.1.0.0/24, nextHopType: VirtualNetworkGateway}, {name: two, addressPrefix: 10.2.0.0/24, nextHopType: VirtualNetworkGateway}]}}
+virtualNetworkGateways: {gw: {virtualNetwork: h, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10]}}
+";
+    let snapshot = lab(text);
+    // What an Azure gateway sends needs no allowForwardedTraffic.
+    let report = path(&snapshot, "m1", "m2", ProbeProtocol::Icmp, None).unwrap();
+    assert_eq!(
+        (report.reason, report.via, report.via_reverse),
+        (None, vec!["gw".to_owned()], vec!["gw".to_owned()])
+    );
+}
+
+#[test]
+fn tunnels_start_stop_and_report_their_state() {
+    let with = Arc::new(topology(&example()));
+    let mut state = State::default();
+    let effects = state.step(Event::Apply(with.clone()), Nanos::ZERO);
+    let started = effects.iter().filter(|effect| matches!(effect, Effect::StartTunnel { .. })).count();
+    assert_eq!(started, 4);
+    let down =
+        Event::TunnelDown { tunnel: "hub-to-hq/0".to_owned(), reason: "no handshake for 180 s".to_owned() };
+    assert_eq!(state.step(down.clone(), Nanos::ZERO).len(), 1);
+    assert!(state.step(down, Nanos::ZERO).is_empty());
+    assert_eq!(reason(&compile(&with, &state), "dns", "pc"), "TunnelDown");
+    state.step(Event::TunnelUp { tunnel: "hub-to-hq/0".to_owned() }, Nanos::ZERO);
+    assert_eq!(reason(&compile(&with, &state), "dns", "pc"), "");
+    let without = example().replace("  hub-to-hq: {", "  # {");
+    let effects = state.step(Event::Apply(Arc::new(topology(&without))), Nanos::ZERO);
+    assert!(effects.contains(&Effect::StopTunnel { tunnel: "hub-to-hq/0".to_owned() }));
+}
+
+#[test]
+fn addresses_and_handles_stay_over_applies() {
+    let text = |machines: &str| {
+        format!("
+name: stay
+virtualNetworks: {{v: {{addressSpace: [10.0.0.0/16, 'fd00::/48'], subnets: {{s: {{addressPrefixes: [10.0.0.0/24, 'fd00::/64']}}}}}}}}
+virtualMachines: {{{machines}}}
+")
+    };
+    let mut state = State::default();
+    let mut apply = |machines: &str| {
+        let topology = Arc::new(topology(&text(machines)));
+        state.step(Event::Apply(topology.clone()), Nanos::ZERO);
+        let restored: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+        compile(&topology, &restored)
+    };
+    let address = |snapshot: &Snapshot, name: &str| {
+        let port = snapshot.port_by_name(name).unwrap();
+        port.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let first = apply("a: {subnet: v/s}, b: {subnet: v/s}");
+    assert_eq!(address(&first, "a/eth0"), "10.0.0.4/24 fd00::4/64");
+    assert_eq!(address(&first, "b/eth0"), "10.0.0.5/24 fd00::5/64");
+    let second = apply("b: {subnet: v/s}, c: {subnet: v/s}");
+    assert_eq!(address(&second, "b/eth0"), "10.0.0.5/24 fd00::5/64");
+    assert_eq!(address(&second, "c/eth0"), "10.0.0.4/24 fd00::4/64");
+    assert_eq!(first.port_by_name("b/eth0").unwrap().id, second.port_by_name("b/eth0").unwrap().id);
+    assert_ne!(first.port_by_name("a/eth0").unwrap().id, second.port_by_name("c/eth0").unwrap().id);
+    assert!(second.epoch() > first.epoch());
+}
