@@ -330,7 +330,7 @@ impl Walker<'_, '_> {
             return None;
         };
         let word = within!(path, tag, self.word(value, &Json::Null, words, path))?;
-        let position = words.iter().position(|other| Json::from(*other) == word)?;
+        let position = words.iter().position(|other| word.as_str() == Some(*other))?;
         self.object(node, objects[position], path)
     }
 
