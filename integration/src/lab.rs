@@ -121,10 +121,11 @@ impl Daemon {
         self.lock().as_ref().map(Running::pid).context("the daemon does not run")
     }
 
-    /// `kill -9`.
+    /// `kill -9`, of the daemon alone: what it started goes on.
     pub fn kill(&self) {
-        // Running's drop kills and reaps.
-        *self.lock() = None;
+        if let Some(running) = self.lock().take() {
+            running.kill_alone();
+        }
     }
 
     /// Sends it a signal.

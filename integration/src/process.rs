@@ -113,6 +113,7 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     stdout: Arc<Collected>,
     stderr: Arc<Collected>,
+    is_reaped: bool,
 }
 
 impl Running {
@@ -143,7 +144,7 @@ impl Running {
         let stdout = child.stdout.take().map(Collected::read).unwrap_or_default();
         let stderr = child.stderr.take().map(Collected::read).unwrap_or_default();
         let stdin = child.stdin.take();
-        Ok(Running { name, child, stdin, stdout, stderr })
+        Ok(Running { name, child, stdin, stdout, stderr, is_reaped: false })
     }
 
     /// The process id.
@@ -206,6 +207,13 @@ impl Running {
         }
     }
 
+    /// Kills this one process and leaves the rest of its group alone.
+    pub fn kill_alone(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.is_reaped = true;
+    }
+
     /// Closes its standard input and waits for its end.
     ///
     /// # Errors
@@ -259,6 +267,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.is_reaped {
+            return;
+        }
         self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
     }
