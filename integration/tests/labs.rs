@@ -16,6 +16,8 @@ mod nva;
 mod packaging;
 #[path = "labs/peering.rs"]
 mod peering;
+#[path = "labs/random.rs"]
+mod random;
 #[path = "labs/story.rs"]
 mod story;
 #[path = "labs/telemetry.rs"]
@@ -43,6 +45,7 @@ fn main() {
         vpn::LABS,
         trace::LABS,
         story::LABS,
+        random::LABS,
         live::LABS,
         lifecycle::LABS,
         telemetry::LABS,
