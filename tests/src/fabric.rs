@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use vnet_config::Topology;
 use vnet_dataplane::{Action, FiveTuple, Nanos, PacketMeta, PortId, Protocol, Reason, TcpFlags, TunnelId};
 use vnet_fabric::decide::decide;
+use vnet_fabric::effective::{
+    EffectiveRoute, FlowDirection, FlowQuery, effective_routes, ip_flow_verify, next_hop,
+};
 use vnet_fabric::snapshot::{PortKind, TunnelPeer};
 use vnet_fabric::trace::StepKind;
 use vnet_fabric::{Event, SessionOpen, Snapshot, State, Step, Verdict, converge};
@@ -213,12 +217,31 @@ impl Subject for Fabric {
         Ok(Fabric { topology, state, snapshot, names })
     }
 
-    fn routes(&self, _subnet: &str) -> Option<Vec<Line>> {
-        None
+    fn routes(&self, subnet: &str) -> Option<Vec<Line>> {
+        let table = effective_routes(&self.snapshot, subnet).expect("the subnet exists");
+        let line = |row: EffectiveRoute| Line {
+            source: row.source,
+            state: row.state,
+            prefix: row.address_prefix.join(","),
+            kind: row.next_hop_type,
+            addresses: row.next_hop_ip_address,
+        };
+        Some(table.value.into_iter().map(line).collect())
     }
 
-    fn next_hop(&self, _subnet: &str, _to: IpAddr) -> Option<Option<Line>> {
-        None
+    fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Option<Line>> {
+        // The product's answer names no prefix: the line with the longest one that fits it is meant.
+        let answer = next_hop(&self.snapshot, subnet, to, None).expect("the subnet exists");
+        let holds = |line: &Line| line.prefix.parse::<IpNet>().is_ok_and(|prefix| prefix.contains(&to));
+        let length = |line: &Line| line.prefix.parse::<IpNet>().map_or(0, |prefix| prefix.prefix_len());
+        let lines = self.routes(subnet)?.into_iter().filter(|line| line.state == "Active" && holds(line));
+        let same = |line: &Line| {
+            let user = answer.route_table_id != "System Route";
+            line.kind == answer.next_hop_type
+                && line.addresses.first() == answer.next_hop_ip_address.as_ref()
+                && (line.source == "User") == user
+        };
+        Some(lines.filter(same).max_by_key(length))
     }
 
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome {
@@ -234,8 +257,19 @@ impl Subject for Fabric {
         }
     }
 
-    fn flow(&self, _flow: &FlowCheck) -> Option<(bool, String)> {
-        None
+    fn flow(&self, flow: &FlowCheck) -> Option<(bool, String)> {
+        let query = FlowQuery {
+            direction: if flow.direction == "Inbound" {
+                FlowDirection::Inbound
+            } else {
+                FlowDirection::Outbound
+            },
+            protocol: if flow.protocol == "udp" { Protocol::UDP } else { Protocol::TCP },
+            local: (flow.local.ip(), flow.local.port()),
+            remote: (flow.remote.ip(), flow.remote.port()),
+        };
+        let verdict = ip_flow_verify(&self.snapshot, &flow.vm, &query).expect("the machine exists");
+        Some((verdict.access == "Allow", verdict.rule_name))
     }
 
     fn order(&self, _policy: &str) -> Option<Vec<String>> {
