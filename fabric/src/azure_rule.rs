@@ -91,3 +91,74 @@ azure_rules! {
     LatencyRegion = "LATENCY-REGION", Documented, "latency between regions is the published median";
     LatencyZone = "LATENCY-ZONE", Inferred, "0.3 ms inside a zone, 1 ms between zones";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documented_ids() -> Vec<String> {
+        let text = include_str!("../../docs/AZURE-RULES.md");
+        text.lines().filter_map(|line| line.strip_prefix("### ")).map(|id| id.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_rule_is_documented_and_every_documented_rule_exists() {
+        let mut documented = documented_ids();
+        let mut coded: Vec<String> = AzureRule::ALL.iter().map(|rule| rule.id().to_owned()).collect();
+        documented.sort();
+        coded.sort();
+        assert_eq!(documented, coded);
+    }
+
+    #[test]
+    fn the_documented_certainty_is_the_coded_one() {
+        let text = include_str!("../../docs/AZURE-RULES.md");
+        for rule in AzureRule::ALL {
+            let section = text
+                .split("### ")
+                .find(|section| section.lines().next().map(str::trim) == Some(rule.id()))
+                .unwrap();
+            let line = section.lines().find_map(|line| line.strip_prefix("- Certainty: ")).unwrap();
+            assert_eq!(
+                line.trim().to_lowercase(),
+                format!("{:?}", rule.certainty()).to_lowercase(),
+                "{}",
+                rule.id()
+            );
+        }
+    }
+
+    #[test]
+    fn all_is_indexed_by_discriminant() {
+        for (index, rule) in AzureRule::ALL.iter().enumerate() {
+            assert_eq!(*rule as usize, index);
+        }
+    }
+
+    /// The text of every source and test file of this package.
+    fn sources(folder: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, text);
+            } else {
+                text.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_documented_test_exists() {
+        let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut code = String::new();
+        sources(&package.join("src"), &mut code);
+        sources(&package.join("tests"), &mut code);
+        let text = include_str!("../../docs/AZURE-RULES.md");
+        let tests =
+            text.lines().filter_map(|line| line.strip_prefix("- Test: ")).flat_map(|line| line.split(", "));
+        for test in tests {
+            let name = test.trim_matches('`');
+            assert!(code.contains(&format!("fn {name}()")), "no test is called {name}");
+        }
+    }
+}

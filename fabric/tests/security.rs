@@ -254,7 +254,7 @@ fn parents_come_first_then_groups_and_collections_by_priority() {
 }
 
 #[test]
-fn a_firewalls_own_address_is_reached_and_its_internet_way_is_not_built() {
+fn a_firewalls_own_address_is_reached() {
     let snapshot = firewalled(&policy("child", "", 200, &[collection("all", 100, "Allow", "Any", "*")]));
     let ping = packet(Protocol::ICMP, "10.1.0.4", "10.0.1.4", 7);
     assert_eq!(delivered(&snapshot, &send(&snapshot, "web/eth0", &ping)), "fw");
@@ -262,6 +262,17 @@ fn a_firewalls_own_address_is_reached_and_its_internet_way_is_not_built() {
     // The spoke's table leads private destinations to the firewall, which knows no such range.
     let lost = send(&snapshot, "web/eth0", &packet(Protocol::TCP, "10.1.0.4", "10.99.0.4", 80));
     assert_eq!(dropped(&lost), Reason::RouteNone);
+}
+
+#[test]
+fn a_firewall_does_not_reach_the_internet_yet() {
+    let all = policy("child", "", 200, &[collection("all", 100, "Allow", "Any", "*")]);
+    let snapshot = firewalled(&all);
+    let decision = send(&snapshot, "fw", &packet(Protocol::TCP, "10.0.1.4", "203.0.113.80", 443));
+    assert_eq!(
+        (dropped(&decision), azure_rule(&snapshot, &decision)),
+        (Reason::NoRoute, "FIREWALL-SNAT-ABSENT".to_owned())
+    );
 }
 
 #[test]

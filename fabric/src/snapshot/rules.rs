@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use vnet_config::model::PortRange;
+use vnet_dataplane::classifier::{Classifier, Field, RuleSpec};
 use vnet_dataplane::{FiveTuple, Protocol};
 
 use super::lpm::contains;
@@ -91,6 +92,16 @@ impl Protocols {
         }
     }
 
+    /// In the classifier's words.
+    fn field(self) -> Field<Protocol> {
+        if self.0 & Protocols::ANY.0 != 0 {
+            return Field::Any;
+        }
+        let named =
+            [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6, Protocol::ESP, Protocol::AH];
+        Field::OneOf(named.into_iter().filter(|protocol| self.contains(*protocol)).collect())
+    }
+
     /// Whether none of these protocols has ports.
     pub fn portless(self) -> bool {
         self.0 & (Protocols::ANY.0 | Protocols::TCP.0 | Protocols::UDP.0) == 0
@@ -149,16 +160,22 @@ pub fn port_list(ranges: &[PortRange]) -> Vec<PortRange> {
     if ranges.iter().any(|range| range.is_any()) { Vec::new() } else { ranges.to_vec() }
 }
 
+/// Up to this many rules are scanned; more are classified by bit vectors.
+const SCANNED_MAX: usize = 16;
+
 /// Rules in processing order: the first that matches decides.
 #[derive(Clone, Debug, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    classifier: Option<Classifier>,
 }
 
 impl RuleSet {
     /// Rules in processing order.
     pub fn new(rules: Vec<Rule>) -> RuleSet {
-        RuleSet { rules }
+        let classifier =
+            (rules.len() > SCANNED_MAX).then(|| Classifier::new(&rules.iter().map(spec).collect::<Vec<_>>()));
+        RuleSet { rules, classifier }
     }
 
     /// The rules in processing order.
@@ -168,7 +185,32 @@ impl RuleSet {
 
     /// The rule that decides about a packet with this tuple.
     pub fn first_match(&self, tuple: &FiveTuple) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.matches(tuple))
+        match &self.classifier {
+            Some(classifier) => classifier.classify(tuple).map(|index| &self.rules[index]),
+            None => self.rules.iter().find(|rule| rule.matches(tuple)),
+        }
+    }
+}
+
+/// The rule in the classifier's words.
+fn spec(rule: &Rule) -> RuleSpec {
+    let addresses = |set: &AddressSet| match set {
+        AddressSet::Any => Field::Any,
+        AddressSet::Prefixes(prefixes) => Field::OneOf(prefixes.clone()),
+    };
+    let ports = |ranges: &[PortRange]| {
+        if ranges.is_empty() {
+            Field::Any
+        } else {
+            Field::OneOf(ranges.iter().map(|range| range.from..=range.to).collect())
+        }
+    };
+    RuleSpec {
+        sources: addresses(&rule.source),
+        destinations: addresses(&rule.destination),
+        protocols: rule.protocols.field(),
+        source_ports: ports(&rule.source_ports),
+        destination_ports: ports(&rule.destination_ports),
     }
 }
 
@@ -216,5 +258,35 @@ mod tests {
             rule(3, Protocols::TCP, &[]),
         ]);
         assert_eq!(set.first_match(&tuple(Protocol::TCP, 1)).unwrap().id, RuleId(2));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn many_rules_are_classified_as_if_they_were_scanned(
+            rules in proptest::collection::vec((0u8..5, 0u8..4, 0u16..4, 0u8..2), SCANNED_MAX + 1..60),
+            probes in proptest::collection::vec((0u8..4, 0u16..6, 0u8..3), 50),
+        ) {
+            let protocols = [Protocols::ANY, Protocols::TCP, Protocols::UDP, Protocols::ICMP, Protocols::TCP.and(Protocols::ESP)];
+            let rules: Vec<Rule> = rules
+                .iter()
+                .enumerate()
+                .map(|(id, (protocol, net, port, any))| Rule {
+                    destination: if *any == 0 {
+                        AddressSet::Any
+                    } else {
+                        AddressSet::Prefixes(vec![format!("10.{net}.0.0/16").parse().unwrap()])
+                    },
+                    ..rule(u32::try_from(id).unwrap(), protocols[usize::from(*protocol)], &[PortRange { from: *port, to: *port + 1 }])
+                })
+                .collect();
+            let set = RuleSet::new(rules.clone());
+            proptest::prop_assert!(set.classifier.is_some());
+            let kinds = [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ESP];
+            for (kind, port, net) in probes {
+                let tuple = FiveTuple { destination: format!("10.{net}.0.4").parse().unwrap(), ..tuple(kinds[usize::from(kind)], port) };
+                let scanned = rules.iter().find(|rule| rule.matches(&tuple)).map(|rule| rule.id);
+                proptest::prop_assert_eq!(set.first_match(&tuple).map(|rule| rule.id), scanned);
+            }
+        }
     }
 }
