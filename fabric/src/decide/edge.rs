@@ -10,7 +10,7 @@ use crate::trace::{StepKind, Trace};
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     /// A route to the Internet was selected.
-    pub(super) fn to_internet(&mut self, subnet: usize, sender: Sender, route: &Route) -> Next {
+    pub(super) fn reach_internet(&mut self, subnet: usize, sender: Sender, route: &Route) -> Next {
         let snapshot = self.snapshot;
         let at = &*snapshot.subnets[subnet].name;
         let destination = self.tuple.destination;

@@ -43,7 +43,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     /// By the gateway's own prefix table.
-    pub(super) fn into_tunnel(&mut self, gateway: usize) -> Next {
+    pub(super) fn take_tunnel(&mut self, gateway: usize) -> Next {
         let snapshot = self.snapshot;
         let gateway = &snapshot.gateways[gateway];
         let destination = self.tuple.destination;

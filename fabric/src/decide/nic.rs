@@ -31,7 +31,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             self.act(Action::Shape(limiter));
         }
         if tuple.destination == PLATFORM_ADDRESS || tuple.destination == METADATA_ADDRESS {
-            return self.to_platform(nic);
+            return self.reach_platform(nic);
         }
         if let Some(end) = self.security_groups(nic, Way::Out) {
             return end;
@@ -39,7 +39,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         Next::Route { subnet: nic.subnet, sender: Sender::Nic(index) }
     }
 
-    fn to_platform(&mut self, nic: &Nic) -> Next {
+    fn reach_platform(&mut self, nic: &Nic) -> Next {
         let rule = self.snapshot.check(AzureRule::FabricPlatform);
         // The platform answers to an address that several networks may use: the session says whose it is.
         self.open_session(nic.outbound, rule);

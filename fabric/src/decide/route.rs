@@ -34,9 +34,9 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                 Some(end) => end,
                 None => self.inside(snapshot.peerings[half].remote, destination, false),
             },
-            NextHop::VirtualAppliance(address) => self.to_appliance(network, address, sender),
-            NextHop::VirtualNetworkGateway => self.to_gateway(network, sender, route),
-            NextHop::Internet => self.to_internet(subnet, sender, route),
+            NextHop::VirtualAppliance(address) => self.reach_appliance(network, address, sender),
+            NextHop::VirtualNetworkGateway => self.reach_gateway(network, sender, route),
+            NextHop::Internet => self.reach_internet(subnet, sender, route),
             NextHop::None => self.nowhere(subnet, sender, route),
         }
     }
@@ -134,7 +134,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     /// To the next hop of a user's route. It must be in the network, or in one that is directly peered and connected.
-    fn to_appliance(&mut self, network: usize, address: IpAddr, sender: Sender) -> Next {
+    fn reach_appliance(&mut self, network: usize, address: IpAddr, sender: Sender) -> Next {
         let snapshot = self.snapshot;
         let here = &snapshot.networks[network];
         if contains(&here.ranges, address) {
@@ -155,11 +155,11 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
-    fn to_gateway(&mut self, network: usize, sender: Sender, route: &Route) -> Next {
+    fn reach_gateway(&mut self, network: usize, sender: Sender, route: &Route) -> Next {
         let snapshot = self.snapshot;
         let here = &snapshot.networks[network];
         if let Sender::Gateway(gateway) = sender {
-            return self.into_tunnel(gateway);
+            return self.take_tunnel(gateway);
         }
         let subnet_route = route.source == RouteSource::User;
         match here.gateway {
