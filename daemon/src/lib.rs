@@ -4,8 +4,10 @@
 //! [`host`] (namespaces, netlink, processes, state files) and [`io`] (the packet descriptors).
 
 pub mod api;
+pub mod engine;
 pub mod host;
 pub mod io;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod worker;

@@ -1,5 +1,180 @@
-//! vnetd.
-//! Placeholder.
-fn main() {
-    vnetd::host::enter::run_if_asked();
+//! vnetd: gives an Azure network design on one Linux host real packets.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use vnet_router::RouterOptions;
+use vnetd::api::Api;
+use vnetd::api::server::{self, Socket};
+use vnetd::engine::{Engine, Options, Service};
+use vnetd::host::{enter, state_dir};
+use vnetd::io::tun::Offloads;
+use vnetd::logging::{self, LogControl, LogFormat};
+use vnetd::metrics::Metrics;
+use vnetd::notify;
+
+/// The daemon that runs labs: a virtual router whose ports are network namespaces.
+///
+/// Labs outlive it: started again with the same options it takes them over, with their connections.
+#[derive(Debug, Parser)]
+#[command(name = "vnetd", version)]
+struct Args {
+    /// Where vnetctl finds the daemon.
+    #[arg(long, env = "VNETD_SOCKET", value_name = "PATH", default_value_os_t = server::default_socket())]
+    socket: PathBuf,
+    /// Where labs' state lies. Default: $STATE_DIRECTORY, /var/lib/vnetd for root, else below $XDG_STATE_HOME.
+    #[arg(long, env = "VNETD_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where metrics are served, or `none`.
+    #[arg(long, env = "VNETD_METRICS", value_name = "ADDRESS", default_value = "127.0.0.1:9470")]
+    metrics: String,
+    /// Worker threads of each lab. Default: one on two cores or fewer, else all cores but one, at most eight.
+    #[arg(long, env = "VNETD_WORKERS", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    workers: Option<u8>,
+    /// Offloads of the machines' devices, separated by commas: all, none, or some of csum, tso4, tso6, uso.
+    #[arg(long, env = "VNETD_OFFLOADS", value_name = "LIST", default_value = "all", value_parser = parse_offloads)]
+    offloads: Offloads,
+    /// Join packets of a flow that a tunnel opened into super-packets.
+    #[arg(long, env = "VNETD_COALESCE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    coalesce: bool,
+    /// Most flows, one for each direction, that a worker holds.
+    #[arg(long, env = "VNETD_FLOWS_MAX", value_name = "N", default_value_t = 1 << 20)]
+    flows_max: usize,
+    /// Most sessions that a lab's NSGs and firewalls hold together.
+    #[arg(long, env = "VNETD_SESSIONS_MAX", value_name = "N", default_value_t = 1 << 17)]
+    sessions_max: usize,
+    /// How the log is written.
+    #[arg(long, env = "VNETD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    log_format: LogFormat,
+    /// What is logged, as `info` or `vnetd=debug`. SIGHUP reads $VNETD_LOG_FILE, if set, for a new one.
+    #[arg(long, env = "VNETD_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// End when the last lab is gone.
+    #[arg(long, env = "VNETD_EXIT_WITH_LAST_LAB")]
+    exit_with_last_lab: bool,
+}
+
+fn parse_offloads(text: &str) -> Result<Offloads, String> {
+    let mut offloads = match text {
+        "all" => return Ok(Offloads::ALL),
+        _ => Offloads::NONE,
+    };
+    for name in text.split(',').filter(|name| *name != "none") {
+        match name {
+            "csum" => offloads.csum = true,
+            "tso4" => offloads.tso4 = true,
+            "tso6" => offloads.tso6 = true,
+            "uso" => offloads.uso = true,
+            _ => return Err(format!("'{name}' is no offload: write all, none, or some of csum, tso4, tso6, uso")),
+        }
+    }
+    Ok(offloads)
+}
+
+fn parse_metrics(text: &str) -> anyhow::Result<Option<SocketAddr>> {
+    match text {
+        "none" => Ok(None),
+        address => address.parse().map(Some).with_context(|| format!("'{address}' is no address with a port")),
+    }
+}
+
+fn default_workers() -> usize {
+    match std::thread::available_parallelism().map_or(1, usize::from) {
+        0..=2 => 1,
+        cores => (cores - 1).min(8),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    enter::run_if_asked();
+    let args = Args::parse();
+    let log = logging::start(args.log_format, &args.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(args, log))
+}
+
+async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
+    let metrics_address = parse_metrics(&args.metrics)?;
+    let options = Options {
+        state_root: state_dir::default_root(args.state_dir.as_deref()),
+        workers: args.workers.map_or_else(default_workers, usize::from),
+        offloads: args.offloads,
+        sessions_max: args.sessions_max,
+        router: RouterOptions { flows_max: args.flows_max, coalesce: args.coalesce },
+        metrics: metrics_address,
+    };
+    let socket = Socket::open(&args.socket)?;
+    let engine = Engine::new(options).context("cannot start the engine")?;
+    let adopting = Arc::clone(&engine);
+    tokio::task::spawn_blocking(move || adopting.adopt_all()).await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let service = Service::new(Arc::clone(&engine), Arc::clone(&metrics));
+    let api = Api::new(Arc::new(service), metrics);
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let wait_for_stop = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        // The sender lives as long as this function: an error means the same as a stop.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    if let Some(address) = metrics_address
+        && let Some(bound) =
+            server::serve_metrics(address, api.metrics_router(), wait_for_stop(stopped.clone())).await
+    {
+        tracing::info!(address = %bound, "metrics are served");
+    }
+    let serving = tokio::spawn(socket.serve(api.router(), wait_for_stop(stopped)));
+    tracing::info!(socket = %args.socket.display(), labs = engine.len(), version = env!("CARGO_PKG_VERSION"), "vnetd is ready");
+    notify::ready(&format!("{} labs", engine.len()));
+    let watched = Arc::clone(&engine);
+    tokio::spawn(notify::watchdog(move || watched.is_alive()));
+    wait_for_end(&engine, args.exit_with_last_lab, &log).await?;
+    notify::stopping();
+    let _ = stop.send(true);
+    // Requests that run may take their time, but not for ever: a stream can last as long as its reader.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(3), serving).await;
+    tracing::info!(labs = engine.len(), "vnetd ends; its labs stay");
+    Ok(())
+}
+
+/// Waits for a signal to end, or for the last lab's.
+async fn wait_for_end(engine: &Engine, exit_with_last_lab: bool, log: &LogControl) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = reload.recv() => {
+                notify::reloading();
+                reload_log(log);
+                notify::ready(&format!("{} labs", engine.len()));
+            }
+            () = engine.idle.notified(), if exit_with_last_lab => {
+                if engine.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Takes the log filter from the file that VNETD_LOG_FILE names, else from VNETD_LOG as it was at the start.
+fn reload_log(log: &LogControl) {
+    let from_file = std::env::var_os("VNETD_LOG_FILE").map(std::fs::read_to_string);
+    let filter = match from_file {
+        Some(Ok(text)) => text.trim().to_owned(),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the log filter's file cannot be read");
+            return;
+        }
+        None => std::env::var("VNETD_LOG").unwrap_or_else(|_| "info".to_owned()),
+    };
+    match log.set_filter(&filter) {
+        Ok(()) => tracing::info!(%filter, "log filter"),
+        Err(error) => tracing::warn!(%filter, %error, "the log filter cannot be read; the former one stays"),
+    }
 }

@@ -193,7 +193,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         remove_if_there(fs::remove_dir_all(&self.path)).on("remove", self.path.display())
     }
 

@@ -1,0 +1,304 @@
+//! The engine as the API sees it. Work that blocks (namespaces, probes, locks held by them) runs on threads of its own.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+use vnet_api::{
+    ApplyReport, ApplyRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport, DropReport, ExecRequest,
+    FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
+    Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
+};
+
+use vnet_config::model::Topology;
+use vnet_fabric::control::Effect;
+
+use super::input::Input;
+use super::lab::Lab;
+use super::{Engine, Failure, live, probe, resources, run, scrape, traffic};
+use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
+use crate::host::netns;
+use crate::host::state_dir::{self, StateDir};
+use crate::metrics::{LabCounters, Metrics};
+
+/// The engine behind the API.
+#[derive(Clone)]
+pub struct Service {
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// The API's view of `engine`; applies are timed in `metrics`.
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>) -> Service {
+        Service { engine, metrics }
+    }
+
+    /// Runs work that blocks on a thread where it may.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Engine) -> T + Send + 'static) -> Answer<T> {
+        let engine = Arc::clone(&self.engine);
+        tokio::task::spawn_blocking(move || work(&engine))
+            .await
+            .map_err(|error| ApiError::internal(format!("the daemon's work failed: {error}")))
+    }
+
+    async fn on_lab<T: Send + 'static>(
+        &self,
+        lab: &str,
+        work: impl FnOnce(&Arc<Lab>) -> Answer<T> + Send + 'static,
+    ) -> Answer<T> {
+        let lab = self.engine.get(lab)?;
+        self.blocking(move |_| work(&lab)).await?
+    }
+}
+
+/// A report that never waits: a reader that is slow or gone loses lines, not the lab's time.
+fn reporter(progress: mpsc::Sender<Progress>) -> impl Fn(Progress) + Sync + Send {
+    move |line| {
+        let _ = progress.try_send(line);
+    }
+}
+
+fn load(lab: &str, request: &ApplyRequest) -> Answer<Input> {
+    let input = Input::load(request).map_err(ApiError::refused)?;
+    if input.topology.name != lab {
+        let message = format!("The file describes the lab '{}', not '{lab}'.", input.topology.name);
+        return Err(ApiError::bad_request(message));
+    }
+    Ok(input)
+}
+
+/// The differences that an apply makes, as the API shows them: one for each resource or property.
+fn changes(before: Option<&Topology>, after: &Topology) -> Vec<Change> {
+    let empty = serde_json::from_value(serde_json::json!({"name": after.name}));
+    let before = match (before, &empty) {
+        (Some(before), _) => before,
+        (None, Ok(empty)) => empty,
+        (None, Err(_)) => return Vec::new(),
+    };
+    vnet_config::diff(before, after).into_iter().map(change).collect()
+}
+
+fn change(change: vnet_config::Change) -> Change {
+    let parts = [&change.resource, &change.name, &change.property];
+    let path: Vec<&str> = parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+    let detail = match (&change.old, &change.new) {
+        (Some(old), Some(new)) => Some(format!("{old} -> {new}")),
+        _ => None,
+    };
+    Change {
+        kind: match change.kind {
+            vnet_config::ChangeKind::Add => ChangeKind::Create,
+            vnet_config::ChangeKind::Remove => ChangeKind::Delete,
+            vnet_config::ChangeKind::Update => ChangeKind::Update,
+        },
+        path: path.join("."),
+        details: detail.into_iter().collect(),
+    }
+}
+
+/// What the control state did beyond the file's own differences.
+fn effect_changes(effects: &[Effect]) -> impl Iterator<Item = Change> {
+    effects.iter().filter_map(|effect| {
+        let (path, detail) = match effect {
+            Effect::PeeringRecreated { local, remote } => {
+                (format!("virtualNetworks.{local}.peerings.{remote}"), "Disconnected: removed and created anew")
+            }
+            Effect::PeeringSynced { local, remote } => {
+                (format!("virtualNetworks.{local}.peerings.{remote}"), "synchronised with the changed ranges")
+            }
+            Effect::Recompile(_) | Effect::StartTunnel { .. } | Effect::StopTunnel { .. } => return None,
+        };
+        Some(Change { kind: ChangeKind::Update, path, details: vec![detail.to_owned()] })
+    })
+}
+
+fn summary(lab: &Lab) -> LabSummary {
+    let control = lab.control();
+    LabSummary {
+        name: lab.name.clone(),
+        provisioning_state: "Succeeded".to_owned(),
+        origin: control.file.origin.clone(),
+        virtual_networks: control.topology.virtual_networks.len(),
+        machines: control.blueprint.namespaces.values().filter(|namespace| namespace.role.is_machine()).count(),
+        epoch: lab.snapshot().epoch(),
+    }
+}
+
+impl Backend for Service {
+    async fn labs(&self) -> Answer<Vec<LabSummary>> {
+        self.blocking(|engine| {
+            let labs: Vec<Arc<Lab>> = engine.labs().values().cloned().collect();
+            labs.iter().map(|lab| summary(lab)).collect()
+        })
+        .await
+    }
+
+    async fn lab(&self, lab: &str) -> Answer<LabSummary> {
+        self.on_lab(lab, |lab| Ok(summary(lab))).await
+    }
+
+    async fn apply(&self, lab: &str, request: ApplyRequest, progress: mpsc::Sender<Progress>) -> Answer<ApplyReport> {
+        let name = lab.to_owned();
+        let began = Instant::now();
+        let report = self
+            .blocking(move |engine| -> Answer<ApplyReport> {
+                let input = load(&name, &request)?;
+                let before = engine.find(&name).map(|lab| Arc::clone(&lab.control().topology));
+                let mut changes = changes(before.as_deref(), &input.topology);
+                let warnings = input.warnings.clone();
+                let (created, applied) = engine.apply(input, &reporter(progress))?;
+                changes.extend(effect_changes(&applied.effects));
+                Ok(ApplyReport { lab: name, created, changes, warnings, ms: began.elapsed().as_millis() as u64 })
+            })
+            .await??;
+        self.metrics.applied(&report.lab, began.elapsed().as_secs_f64());
+        Ok(report)
+    }
+
+    async fn plan(&self, lab: &str, request: ApplyRequest) -> Answer<PlanReport> {
+        let name = lab.to_owned();
+        self.blocking(move |engine| {
+            let input = load(&name, &request)?;
+            let before = engine.find(&name).map(|lab| Arc::clone(&lab.control().topology));
+            let changes = changes(before.as_deref(), &input.topology);
+            Ok(PlanReport { lab: name, creates: before.is_none(), changes, warnings: input.warnings })
+        })
+        .await?
+    }
+
+    async fn validate(&self, request: ApplyRequest) -> Answer<ValidateReport> {
+        let input = self.blocking(move |_| Input::load(&request)).await?.map_err(ApiError::refused)?;
+        Ok(ValidateReport { lab: input.topology.name.clone(), warnings: input.warnings })
+    }
+
+    async fn down(&self, lab: &str, progress: mpsc::Sender<Progress>) -> Answer<DownReport> {
+        let name = lab.to_owned();
+        let began = Instant::now();
+        let removed = name.clone();
+        self.blocking(move |engine| engine.down(&name, &reporter(progress))).await??;
+        self.metrics.forget(&removed);
+        let ms = began.elapsed().as_millis() as u64;
+        Ok(DownReport { labs: vec![removed], leftovers: Vec::new(), ms })
+    }
+
+    async fn down_all(&self, progress: mpsc::Sender<Progress>) -> Answer<DownReport> {
+        let began = Instant::now();
+        let mut report = self
+            .blocking(move |engine| -> Answer<DownReport> {
+                let report = reporter(progress);
+                let names: Vec<String> = engine.labs().keys().cloned().collect();
+                for name in &names {
+                    engine.down(name, &report)?;
+                }
+                let leftovers = engine.sweep()?;
+                Ok(DownReport { labs: names, leftovers, ms: 0 })
+            })
+            .await??;
+        report.labs.iter().for_each(|lab| self.metrics.forget(lab));
+        report.ms = began.elapsed().as_millis() as u64;
+        Ok(report)
+    }
+
+    async fn resources(&self, lab: &str) -> Answer<Vec<Resource>> {
+        self.on_lab(lab, |lab| Ok(resources::all(lab))).await
+    }
+
+    async fn flows(&self, lab: &str, limit: usize) -> Answer<FlowReport> {
+        self.on_lab(lab, move |lab| Ok(live::flows(lab, limit))).await
+    }
+
+    async fn drops(&self, lab: &str) -> Answer<DropReport> {
+        self.on_lab(lab, |lab| Ok(live::drops(lab))).await
+    }
+
+    async fn gateway_status(&self, lab: &str) -> Answer<GatewayReport> {
+        self.on_lab(lab, |lab| Ok(live::gateways(lab))).await
+    }
+
+    async fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> Answer<PeerConfig> {
+        let connection = connection.to_owned();
+        self.on_lab(lab, move |lab| {
+            live::peer_config(lab, &connection, format).ok_or_else(|| ApiError::not_found("connection", &connection))
+        })
+        .await
+    }
+
+    async fn logs(&self, lab: &str, vm: &str) -> Answer<LogReport> {
+        let vm = vm.to_owned();
+        self.on_lab(lab, move |lab| run::logs(lab, &vm)).await
+    }
+
+    async fn probe(&self, lab: &str, request: ProbeRequest) -> Answer<ProbeResult> {
+        self.on_lab(lab, move |lab| probe::probe(lab, &request)).await
+    }
+
+    async fn traffic(
+        &self,
+        lab: &str,
+        request: TrafficRequest,
+        intervals: mpsc::Sender<TrafficInterval>,
+    ) -> Answer<TrafficReport> {
+        self.on_lab(lab, move |lab| traffic::traffic(lab, &request, &intervals)).await
+    }
+
+    async fn check_machine(&self, lab: &str, vm: &str) -> Answer<()> {
+        let vm = vm.to_owned();
+        self.on_lab(lab, move |lab| run::check(lab, &vm)).await
+    }
+
+    async fn exec(
+        &self,
+        lab: &str,
+        vm: &str,
+        request: ExecRequest,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Execution, ExecFailure> {
+        let own_failure = |message: String| ExecFailure { code: 125, message };
+        let lab = self.engine.get(lab).map_err(|error| own_failure(error.to_string()))?;
+        let vm = vm.to_owned();
+        let (started, ready) = oneshot::channel();
+        // The thread waits for the program's end: it is one for each running program.
+        std::thread::Builder::new()
+            .name("exec".into())
+            .spawn(move || run::execute(&lab, &vm, request, stdio, started))
+            .map_err(|error| own_failure(format!("no thread for the program: {error}")))?;
+        ready.await.map_err(|_| own_failure("the program was lost while it started".to_owned()))?
+    }
+
+    async fn doctor(&self) -> DoctorReport {
+        let options = self.engine.options.clone();
+        self.blocking(move |_| crate::host::doctor::examine(&options.state_root, options.metrics)).await.unwrap_or_default()
+    }
+
+    async fn counters(&self) -> Vec<LabCounters> {
+        let labs: Vec<Arc<Lab>> = self.engine.labs().values().cloned().collect();
+        self.blocking(move |_| labs.iter().map(|lab| scrape::counters(lab)).collect()).await.unwrap_or_default()
+    }
+}
+
+impl Engine {
+    /// Removes namespaces and state that carry our name and belong to no lab of this daemon, nor to one that
+    /// another daemon runs. Gives what it removed.
+    fn sweep(&self) -> Result<Vec<String>, Failure> {
+        let mut removed = Vec::new();
+        let running: Vec<String> = self.labs().keys().cloned().collect();
+        let mut orphans: Vec<String> = netns::list(None)?.iter().map(|id| id.lab().to_owned()).collect();
+        orphans.extend(state_dir::labs(&self.options.state_root)?);
+        orphans.sort();
+        orphans.dedup();
+        for lab in orphans.into_iter().filter(|lab| !running.contains(lab)) {
+            // A lab without state here may be another daemon's, with a state folder of its own.
+            if !self.options.state_root.join(&lab).exists() {
+                continue;
+            }
+            let dir = StateDir::open(&self.options.state_root, &lab);
+            match dir.and_then(|dir| self.remove_leftovers(&lab, dir)) {
+                Ok(()) => removed.push(format!("lab {lab}")),
+                Err(error) => tracing::warn!(%lab, %error, "left alone"),
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,212 @@
+//! What of a lab has to exist on the host: namespaces, devices, cables, addresses and routes. A pure function of a
+//! topology and its snapshot; [`build`](super::build) brings the host there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use indexmap::IndexMap;
+use ipnet::IpNet;
+use vnet_config::model::{Topology, VpnDeviceKind};
+use vnet_dataplane::PortId;
+use vnet_fabric::snapshot::{ApplianceKind, PortInfo, PortKind, Snapshot};
+
+use crate::host::link::{LinkSpec, RouteSpec};
+
+/// The namespace of Azure's platform addresses.
+pub(super) const PLATFORM: &str = "platform";
+/// The namespace that stands for the Internet.
+pub(super) const INTERNET: &str = "internet";
+/// The device by which the Internet's namespace reaches the daemon.
+pub(super) const EDGE_DEVICE: &str = "edge0";
+/// The router's end of a cable, for either family: what the far end has as its gateway.
+const CABLE_GATEWAYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
+
+/// What a namespace stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A virtual machine.
+    VirtualMachine,
+    /// A host of an on-premises site.
+    SiteHost,
+    /// A VPN device that the user runs.
+    ExternalDevice,
+    /// A simulated host of the Internet.
+    InternetHost,
+    /// A firewall's or gateway's own address.
+    Appliance(ApplianceKind),
+    /// Azure's platform addresses.
+    Platform,
+    /// The Internet.
+    Internet,
+}
+
+impl Role {
+    /// The word for it in progress lines, before the name.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Role::VirtualMachine => "virtualMachine",
+            Role::SiteHost => "host",
+            Role::ExternalDevice => "vpnDevice",
+            Role::InternetHost => "internetHost",
+            Role::Appliance(ApplianceKind::Firewall) => "azureFirewall",
+            Role::Appliance(ApplianceKind::Gateway) => "virtualNetworkGateway",
+            Role::Platform => "platform",
+            Role::Internet => "internet",
+        }
+    }
+
+    /// Whether users run programs inside.
+    pub(super) fn is_machine(self) -> bool {
+        matches!(self, Role::VirtualMachine | Role::SiteHost | Role::ExternalDevice | Role::InternetHost)
+    }
+}
+
+/// One namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Namespace {
+    /// What it stands for.
+    pub role: Role,
+    /// Devices whose packets the daemon takes: name, port.
+    pub devices: Vec<(String, PortId)>,
+    /// Addresses and routes of every device in it.
+    pub links: Vec<LinkSpec>,
+    /// Whether its kernel routes.
+    pub forwarding: bool,
+}
+
+/// A veth pair.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Cable {
+    /// Namespace and device of one end.
+    pub near: (String, String),
+    /// Namespace and device of the other end.
+    pub far: (String, String),
+}
+
+/// Everything that a lab needs on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Blueprint {
+    /// Namespaces by the last part of their names.
+    pub namespaces: IndexMap<String, Namespace>,
+    /// Cables between them.
+    pub cables: Vec<Cable>,
+}
+
+impl Blueprint {
+    /// What `snapshot`, compiled from `topology`, needs.
+    pub(super) fn new(topology: &Topology, snapshot: &Snapshot) -> Blueprint {
+        let mut blueprint = Blueprint::default();
+        for port in snapshot.ports() {
+            blueprint.add_port(port, snapshot);
+        }
+        blueprint.add_public_addresses(snapshot);
+        for (name, host) in &topology.internet.hosts {
+            blueprint.add_behind_cable(name, Role::InternetHost, &host.addresses, INTERNET);
+        }
+        for (site, spec) in &topology.on_premises_sites {
+            let Some(device) = spec.vpn_device.as_ref().filter(|device| device.kind == VpnDeviceKind::External) else {
+                continue;
+            };
+            blueprint.add_behind_cable(site, Role::ExternalDevice, &[device.public_ip_address], INTERNET);
+            for (name, host) in &spec.hosts {
+                blueprint.add_behind_cable(name, Role::SiteHost, &host.addresses, site);
+            }
+        }
+        blueprint
+    }
+
+    fn namespace(&mut self, name: &str, role: Role) -> &mut Namespace {
+        self.namespaces.entry(name.to_owned()).or_insert_with(|| Namespace {
+            role,
+            devices: Vec::new(),
+            links: Vec::new(),
+            forwarding: role == Role::Internet,
+        })
+    }
+
+    fn add_port(&mut self, port: &PortInfo, snapshot: &Snapshot) {
+        let Some((name, role, device)) = placement(&port.kind) else { return };
+        let routes = match port.kind {
+            PortKind::InternetEdge => {
+                snapshot.edge_addresses().iter().map(|address| RouteSpec::on_link(IpNet::from(*address))).collect()
+            }
+            _ if port.default_route => default_routes(&port.addresses),
+            _ => Vec::new(),
+        };
+        let namespace = self.namespace(&name, role);
+        namespace.devices.push((device.clone(), port.id));
+        namespace.links.push(LinkSpec {
+            name: device,
+            mtu: Some(u32::from(port.mtu)),
+            addresses: port.addresses.clone(),
+            routes,
+        });
+    }
+
+    /// Public addresses of tunnel ends are the Internet's own, so that tunnels run over its loopback.
+    fn add_public_addresses(&mut self, snapshot: &Snapshot) {
+        let mut addresses: Vec<IpNet> = snapshot.tunnels().map(|tunnel| IpNet::from(tunnel.local)).collect();
+        addresses.sort();
+        addresses.dedup();
+        let internet = self.namespace(INTERNET, Role::Internet);
+        internet.links.push(LinkSpec { name: "lo".into(), mtu: None, addresses, routes: Vec::new() });
+    }
+
+    fn add_behind_cable(&mut self, name: &str, role: Role, addresses: &[IpAddr], router: &str) {
+        // 15 bytes are the most that a device's name can have; the count keeps names apart.
+        let router_device = format!("c{}", self.cables.len());
+        let addresses: Vec<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
+        let namespace = self.namespace(name, role);
+        // An external device routes between its hosts, its tunnel and the Internet.
+        namespace.forwarding = role == Role::ExternalDevice;
+        namespace.links.push(LinkSpec {
+            name: "eth0".into(),
+            mtu: Some(1500),
+            addresses: addresses.clone(),
+            routes: cable_routes(&addresses),
+        });
+        let routes = addresses.iter().map(|address| RouteSpec::on_link(*address)).collect();
+        self.namespace(router, Role::Internet).links.push(LinkSpec {
+            name: router_device.clone(),
+            mtu: Some(1500),
+            addresses: CABLE_GATEWAYS.map(IpNet::from).to_vec(),
+            routes,
+        });
+        self.cables.push(Cable {
+            near: (router.to_owned(), router_device),
+            far: (name.to_owned(), "eth0".to_owned()),
+        });
+    }
+}
+
+/// Namespace, role and device of a port; `None` for a port without a device.
+fn placement(kind: &PortKind) -> Option<(String, Role, String)> {
+    let eth0 = || "eth0".to_owned();
+    Some(match kind {
+        PortKind::Nic { vm, nic } => (vm.to_string(), Role::VirtualMachine, nic.to_string()),
+        PortKind::SiteHost { host, .. } => (host.to_string(), Role::SiteHost, eth0()),
+        PortKind::Appliance { kind, name, instance: 0 } => (name.to_string(), Role::Appliance(*kind), eth0()),
+        PortKind::Appliance { kind, name, instance } => {
+            (format!("{name}.{instance}"), Role::Appliance(*kind), eth0())
+        }
+        PortKind::Platform => (PLATFORM.to_owned(), Role::Platform, eth0()),
+        PortKind::InternetEdge => (INTERNET.to_owned(), Role::Internet, EDGE_DEVICE.to_owned()),
+        PortKind::Tunnel(_) => return None,
+    })
+}
+
+/// A default route of each family that has an address.
+fn default_routes(addresses: &[IpNet]) -> Vec<RouteSpec> {
+    let has = |v4: bool| addresses.iter().any(|address| address.addr().is_ipv4() == v4);
+    RouteSpec::defaults().into_iter().filter(|route| has(route.destination.addr().is_ipv4())).collect()
+}
+
+/// A default route of each family over the cable's other end.
+fn cable_routes(addresses: &[IpNet]) -> Vec<RouteSpec> {
+    let mut routes = default_routes(addresses);
+    for route in &mut routes {
+        route.gateway =
+            CABLE_GATEWAYS.into_iter().find(|gateway| gateway.is_ipv4() == route.destination.addr().is_ipv4());
+    }
+    routes
+}

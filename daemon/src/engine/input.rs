@@ -1,0 +1,88 @@
+//! A topology file as a client sends it: its text, and the files and variables that it refers to.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use vnet_api::{ApplyRequest, Diagnostic, Severity, TopologyFile};
+use vnet_config::Attachments;
+use vnet_config::model::Topology;
+
+use crate::host::backing::MachineFile;
+
+/// A file that was accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    /// As it was sent.
+    pub file: TopologyFile,
+    /// What it says.
+    pub topology: Arc<Topology>,
+    /// What is worth saying about it.
+    pub warnings: Vec<Diagnostic>,
+}
+
+impl Input {
+    /// Reads and checks a file as a client sent it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(super) fn load(request: &ApplyRequest) -> Result<Input, Vec<Diagnostic>> {
+        let file = &request.topology;
+        let files = file.files.iter().map(|(path, text)| match STANDARD.decode(text) {
+            Ok(content) => Ok((path.clone(), content)),
+            Err(error) => Err(unreadable(file, path, &error.to_string())),
+        });
+        let attachments = Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
+        let wire = |list: Vec<vnet_config::Diagnostic>| list.into_iter().map(to_wire).collect::<Vec<_>>();
+        match vnet_config::load_with(&file.text, &file.origin, &attachments) {
+            Ok(loaded) => Ok(Input {
+                file: file.clone(),
+                topology: Arc::new(loaded.topology),
+                warnings: wire(loaded.warnings),
+            }),
+            Err(refused) => Err(wire(refused.list)),
+        }
+    }
+
+    /// Files of a machine, as they are seen inside.
+    pub(super) fn machine_files(&self, machine: &str) -> Vec<MachineFile> {
+        let Some(machine) = self.topology.virtual_machines.get(machine) else { return Vec::new() };
+        machine
+            .files
+            .iter()
+            .map(|(path, source)| MachineFile {
+                path: path.into(),
+                contents: source.content().to_vec(),
+                // A script can be run by its name.
+                mode: if source.content().starts_with(b"#!") { 0o755 } else { 0o644 },
+            })
+            .collect()
+    }
+}
+
+fn to_wire(diagnostic: vnet_config::Diagnostic) -> Diagnostic {
+    Diagnostic {
+        severity: match diagnostic.severity {
+            vnet_config::Severity::Error => Severity::Error,
+            vnet_config::Severity::Warning => Severity::Warning,
+        },
+        code: diagnostic.code.unwrap_or(diagnostic.rule).into_owned(),
+        file: diagnostic.origin,
+        line: diagnostic.line,
+        column: diagnostic.column,
+        message: diagnostic.message,
+        remedy: diagnostic.remedy,
+    }
+}
+
+fn unreadable(file: &TopologyFile, path: &str, why: &str) -> Vec<Diagnostic> {
+    vec![Diagnostic {
+        severity: Severity::Error,
+        code: "attachment".to_owned(),
+        file: file.origin.clone(),
+        line: 0,
+        column: 0,
+        message: format!("the content of '{path}' did not arrive as base64: {why}"),
+        remedy: None,
+    }]
+}

@@ -1,0 +1,87 @@
+//! The key pairs of a lab's tunnel ends: drawn once, stored with the lab's state, never shown but by `gateway config`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use vnet_fabric::snapshot::{Snapshot, TunnelPeer, TunnelSpec};
+use vnet_gateway::{ConnectionMode, PORT, PresharedKey, PrivateKey, TunnelConfig, TunnelKeys};
+use vnet_router::TunnelSetup;
+use zeroize::Zeroizing;
+
+/// An empty packet after this many seconds without one: it keeps translations on the way open and tells a peer that
+/// went from one that is silent.
+const KEEPALIVE_S: u16 = 25;
+
+/// Private keys in base64, by tunnel end.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Keys(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl Keys {
+    /// The key of this end, drawn if it has none yet.
+    pub(super) fn of(&mut self, end: &str) -> PrivateKey {
+        if let Some(key) = self.0.get(end).and_then(|text| PrivateKey::from_base64(text).ok()) {
+            return key;
+        }
+        let bytes = Zeroizing::new(rand::random::<[u8; 32]>());
+        let key = PrivateKey::from_bytes(*bytes);
+        self.0.insert(end.to_owned(), key.to_base64().to_string());
+        key
+    }
+
+    /// Forgets the keys of ends that the snapshot does not have.
+    pub(super) fn retain(&mut self, snapshot: &Snapshot) {
+        let names: Vec<String> =
+            snapshot.tunnels().flat_map(|spec| [spec.name.to_string(), far_end(snapshot, spec)]).collect();
+        self.0.retain(|end, _| names.contains(end));
+    }
+}
+
+/// Name of the end that a tunnel end talks to: one of the lab's, or that of a device which the user runs.
+pub(super) fn far_end(snapshot: &Snapshot, spec: &TunnelSpec) -> String {
+    match &spec.peer {
+        TunnelPeer::Tunnel(id) => match snapshot.tunnel(*id) {
+            Some(peer) => peer.name.to_string(),
+            None => format!("{}/far", spec.name),
+        },
+        TunnelPeer::External(site) => format!("{site}/{}", spec.name),
+        TunnelPeer::Missing => format!("{}/far", spec.name),
+    }
+}
+
+/// The preshared key of a connection; a connection without a key has none.
+pub(super) fn preshared(spec: &TunnelSpec) -> Option<PresharedKey> {
+    spec.shared_key.0.as_deref().map(PresharedKey::from_shared_key)
+}
+
+/// What the router has to run for the snapshot's tunnels.
+pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
+    snapshot
+        .tunnels()
+        .map(|spec| {
+            let far = keys.of(&far_end(snapshot, spec));
+            TunnelSetup {
+                local: SocketAddr::new(spec.local, PORT),
+                config: TunnelConfig {
+                    id: spec.id,
+                    keys: TunnelKeys {
+                        private_key: keys.of(&spec.name),
+                        peer_public_key: far.public_key(),
+                        preshared_key: preshared(spec),
+                        keepalive_s: KEEPALIVE_S,
+                    },
+                    remote: SocketAddr::new(spec.remote, PORT),
+                    roaming: false,
+                    mode: if spec.initiates { ConnectionMode::Default } else { ConnectionMode::ResponderOnly },
+                },
+            }
+        })
+        .collect()
+}

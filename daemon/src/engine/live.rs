@@ -1,0 +1,257 @@
+//! What is happening in a lab: flows, drops, tunnels.
+
+use std::net::SocketAddr;
+
+use vnet_api::{
+    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, PeerConfig, TunnelState,
+    TunnelStatus,
+};
+use vnet_dataplane::{FlowState, PortId, Reason};
+use vnet_fabric::Verdict;
+use vnet_fabric::snapshot::{ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec};
+use vnet_gateway::{ConnectionStatus, PORT};
+use vnet_router::FlowRecord;
+
+use super::keys;
+use super::lab::Lab;
+use crate::worker::monotonic;
+
+
+/// The live flows of a lab, busiest first.
+pub(super) fn flows(lab: &Lab, limit: usize) -> FlowReport {
+    let mut records = flow_records(lab);
+    let total = records.len();
+    records.sort_by_key(|record| std::cmp::Reverse(record.bytes));
+    records.truncate(limit);
+    let snapshot = lab.snapshot();
+    FlowReport { value: records.iter().map(|record| flow_entry(&snapshot, record)).collect(), total }
+}
+
+/// Every flow of every worker.
+pub(super) fn flow_records(lab: &Lab) -> Vec<FlowRecord> {
+    lab.workers.iter().filter_map(|worker| worker.ask(|router, now| router.flows(now))).flatten().collect()
+}
+
+fn flow_entry(snapshot: &Snapshot, record: &FlowRecord) -> FlowEntry {
+    let reason = match record.verdict {
+        Verdict::Drop(reason) => Some(reason),
+        _ => None,
+    };
+    FlowEntry {
+        from: port_name(snapshot, record.port),
+        to: match record.verdict {
+            Verdict::Deliver(port) => port_name(snapshot, port),
+            Verdict::Seal(tunnel) => {
+                snapshot.tunnel(tunnel).map(|spec| spec.name.to_string()).unwrap_or_default()
+            }
+            Verdict::Drop(_) => String::new(),
+        },
+        protocol: record.tuple.protocol.to_string(),
+        source: record.tuple.source,
+        source_port: record.tuple.source_port,
+        destination: record.tuple.destination,
+        destination_port: record.tuple.destination_port,
+        verdict: if reason.is_some() { FlowVerdict::Deny } else { FlowVerdict::Allow },
+        reason: reason.map(|reason| reason.name().to_owned()),
+        via: via(snapshot, record),
+        rule: record
+            .decided_by
+            .and_then(|rule| snapshot.rule(rule))
+            .map(|rule| rule.reference.name.clone()),
+        state: match record.state {
+            FlowState::Opening => "new",
+            FlowState::Established | FlowState::Datagram => "established",
+            FlowState::Closing => "closing",
+            FlowState::Dropped => "denied",
+        }
+        .to_owned(),
+        packets: record.packets,
+        bytes: record.bytes,
+        idle_ms: record.idle.as_millis() as u64,
+    }
+}
+
+/// The appliances that a flow passes between its port and its end: what carried it, not what was predicted.
+pub(super) fn via(snapshot: &Snapshot, record: &FlowRecord) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let mut add = |name: &str| {
+        if names.last().map(String::as_str) != Some(name) {
+            names.push(name.to_owned());
+        }
+    };
+    if let Some(PortKind::Tunnel(id)) = snapshot.port(record.port).map(|port| &port.kind)
+        && let Some(spec) = snapshot.tunnel(*id)
+        && !spec.at_site
+    {
+        add(&spec.gateway);
+    }
+    for function in &record.functions {
+        if let Some(info) = snapshot.function(*function)
+            && info.kind == FunctionKind::Firewall
+        {
+            add(info.name.strip_prefix("firewall/").unwrap_or(&info.name));
+        }
+    }
+    if let Verdict::Seal(tunnel) = record.verdict
+        && let Some(spec) = snapshot.tunnel(tunnel)
+        && !spec.at_site
+    {
+        add(&spec.gateway);
+    }
+    names
+}
+
+/// The name of a port as users know it.
+pub(super) fn port_name(snapshot: &Snapshot, port: PortId) -> String {
+    snapshot.port(port).map_or_else(|| format!("port {}", port.0), |port| port.name.to_string())
+}
+
+/// The machine or appliance behind a port: the `vm` label of its drops.
+pub(super) fn owner_name(snapshot: &Snapshot, port: PortId) -> String {
+    match snapshot.port(port).map(|port| &port.kind) {
+        Some(PortKind::Nic { vm, .. }) => vm.to_string(),
+        Some(PortKind::SiteHost { host, .. }) => host.to_string(),
+        Some(PortKind::Appliance { kind: ApplianceKind::Firewall | ApplianceKind::Gateway, name, .. }) => {
+            name.to_string()
+        }
+        Some(PortKind::Tunnel(id)) => {
+            snapshot.tunnel(*id).map_or_else(|| "tunnel".to_owned(), |spec| spec.gateway.to_string())
+        }
+        Some(PortKind::Platform) => "platform".to_owned(),
+        Some(PortKind::InternetEdge) => "internet".to_owned(),
+        None => format!("port {}", port.0),
+    }
+}
+
+/// Drops by machine and reason since the lab came up.
+pub(super) fn drops(lab: &Lab) -> DropReport {
+    let snapshot = lab.snapshot();
+    let now = monotonic();
+    let log = lab.shared.drops();
+    let mut value: Vec<DropCount> = Vec::new();
+    for port in snapshot.ports() {
+        for reason in Reason::ALL {
+            let packets: u64 = lab
+                .workers
+                .iter()
+                .filter_map(|worker| worker.ledger.port(port.id))
+                .map(|counts| counts.drops[*reason as usize].get())
+                .sum();
+            if packets == 0 {
+                continue;
+            }
+            let last = log.since(0).rev().find(|record| record.port == port.id && record.reason == *reason);
+            value.push(DropCount {
+                vm: owner_name(&snapshot, port.id),
+                reason: reason.name().to_owned(),
+                packets,
+                last: last.and_then(|record| record.tuple).map(|tuple| tuple.to_string()),
+                rule: last
+                    .and_then(|record| snapshot.rule(record.rule?))
+                    .map(|rule| rule.reference.name.clone()),
+                last_ms_ago: last.map(|record| now.since(record.at).as_millis() as u64),
+            });
+        }
+    }
+    DropReport { value }
+}
+
+/// Both ends of each tunnel.
+pub(super) fn gateways(lab: &Lab) -> GatewayReport {
+    let snapshot = lab.snapshot();
+    let now = monotonic();
+    let tunnels = lab.shared.tunnels();
+    let value = snapshot
+        .tunnels()
+        .map(|spec| {
+            let status = tunnels.status(spec.id, now);
+            let state = status.as_ref().map_or(TunnelState::Unknown, |status| match status.status {
+                ConnectionStatus::Connected => TunnelState::Connected,
+                ConnectionStatus::Connecting => TunnelState::Connecting,
+                ConnectionStatus::NotConnected => TunnelState::NotConnected,
+                ConnectionStatus::Unknown => TunnelState::Unknown,
+            });
+            TunnelStatus {
+                gateway: spec.gateway.to_string(),
+                connection: spec.connection.to_string(),
+                tunnel: spec.index.to_string(),
+                state,
+                why: why(spec, status.as_ref()),
+                local: SocketAddr::new(spec.local, PORT),
+                remote: status.as_ref().map_or(SocketAddr::new(spec.remote, PORT), |status| status.remote),
+                handshake_ms_ago: status
+                    .as_ref()
+                    .and_then(|status| status.last_handshake)
+                    .map(|age| age.as_millis() as u64),
+                egress_bytes: status.as_ref().map_or(0, |status| status.sent_bytes),
+                ingress_bytes: status.as_ref().map_or(0, |status| status.received_bytes),
+                throughput_mbps: limiter_of(&snapshot, spec).map(|limiter| limiter.bits_per_second / 1_000_000),
+            }
+        })
+        .collect();
+    GatewayReport { value }
+}
+
+/// The slower of the limiters that packets into a tunnel pass: the gateway's and its own.
+fn limiter_of<'a>(snapshot: &'a Snapshot, spec: &'a TunnelSpec) -> Option<&'a LimiterSpec> {
+    let own = format!("tunnel/{}/egress", spec.name);
+    snapshot
+        .gateway_limiters(&spec.gateway)
+        .filter(|limiter| limiter.name.starts_with("gateway/") || *limiter.name == *own)
+        .min_by_key(|limiter| limiter.bits_per_second)
+}
+
+fn why(spec: &TunnelSpec, status: Option<&vnet_gateway::TunnelStatus>) -> Option<String> {
+    let status = status?;
+    if status.status == ConnectionStatus::Connected {
+        return None;
+    }
+    if spec.peer == TunnelPeer::Missing {
+        return Some(format!("nothing in the lab answers at {}, or it has no connection back", spec.remote));
+    }
+    status.failure.as_ref().map(ToString::to_string)
+}
+
+/// What the device at the connection's other end needs, private key included. `None` if the lab has no such
+/// connection.
+pub(super) fn peer_config(lab: &Lab, connection: &str, format: ConfigFormat) -> Option<PeerConfig> {
+    let text = lab.with_keys(|keys, snapshot| {
+        let spec = snapshot.tunnels().find(|spec| &*spec.connection == connection && !spec.at_site)?;
+        let private_key = keys.of(&keys::far_end(snapshot, spec)).to_base64();
+        let public_key = keys.of(&spec.name).public_key().to_string();
+        let preshared_key = keys::preshared(spec).map(|key| key.to_base64());
+        let list = |prefixes: &[ipnet::IpNet]| {
+            prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let allowed = list(&spec.announced);
+        let endpoint = SocketAddr::new(spec.local, PORT);
+        if format == ConfigFormat::Json {
+            let config = serde_json::json!({
+                "interface": {"privateKey": &*private_key, "listenPort": PORT, "mtu": 1400},
+                "peer": {
+                    "publicKey": public_key,
+                    "presharedKey": preshared_key.as_ref().map(|key| key.as_str()),
+                    "endpoint": endpoint,
+                    "allowedIPs": spec.announced,
+                    "persistentKeepalive": 25,
+                },
+            });
+            return serde_json::to_string_pretty(&config).ok();
+        }
+        let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", &*private_key);
+        if format == ConfigFormat::WgQuick {
+            text.push_str("MTU = 1400\n");
+            if spec.announced.iter().any(|prefix| prefix.prefix_len() == 0) {
+                text.push_str("Table = off\n");
+            }
+        }
+        text.push_str(&format!("\n[Peer]\nPublicKey = {public_key}\n"));
+        if let Some(key) = &preshared_key {
+            text.push_str(&format!("PresharedKey = {}\n", key.as_str()));
+        }
+        text.push_str(&format!("Endpoint = {endpoint}\nAllowedIPs = {allowed}\nPersistentKeepalive = 25\n"));
+        Some(text)
+    })?;
+    Some(PeerConfig { connection: connection.to_owned(), text })
+}
+

@@ -1,0 +1,148 @@
+//! The resources of a lab as `show` lists them: what the file says, with what is in force.
+
+use serde_json::{Map, Value};
+use vnet_api::Resource;
+use vnet_fabric::control::State;
+use vnet_fabric::snapshot::TunnelStatus;
+
+use super::lab::Lab;
+
+/// Sections of the file whose entries are resources with a name.
+const SECTIONS: &[&str] = &[
+    "virtualNetworks",
+    "virtualMachines",
+    "networkSecurityGroups",
+    "applicationSecurityGroups",
+    "routeTables",
+    "azureFirewalls",
+    "firewallPolicies",
+    "ipGroups",
+    "virtualNetworkGateways",
+    "localNetworkGateways",
+    "connections",
+    "onPremisesSites",
+];
+
+/// Everything of the lab, in the file's order of sections.
+pub(super) fn all(lab: &Lab) -> Vec<Resource> {
+    let control = lab.control();
+    // The file's types hide their secrets when they are serialised.
+    let Ok(Value::Object(file)) = serde_json::to_value(&*control.topology) else { return Vec::new() };
+    let mut all = Vec::new();
+    for section in SECTIONS {
+        let Some(Value::Object(entries)) = file.get(*section) else { continue };
+        for (name, properties) in entries {
+            all.push(resource(section, name, properties.clone(), &control.state));
+            if *section == "virtualNetworks" {
+                all.extend(peerings(name, properties, &control.state));
+            }
+        }
+    }
+    all
+}
+
+fn resource(kind: &str, name: &str, properties: Value, state: &State) -> Resource {
+    let summary = summary(kind, name, &properties, state);
+    Resource {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        location: properties.get("location").and_then(Value::as_str).map(str::to_owned),
+        state: match kind {
+            "virtualMachines" => "Running".to_owned(),
+            "connections" => connection_state(name, state),
+            _ => "Succeeded".to_owned(),
+        },
+        summary,
+        properties,
+    }
+}
+
+/// A connection is what its worst tunnel end is.
+fn connection_state(name: &str, state: &State) -> String {
+    let own = state.tunnels.iter().filter(|(tunnel, _)| tunnel.split('/').any(|part| part == name));
+    let mut found = false;
+    for (_, status) in own {
+        found = true;
+        match status {
+            TunnelStatus::Connected => {}
+            TunnelStatus::Connecting => return "Connecting".to_owned(),
+            TunnelStatus::NotConnected(_) => return "NotConnected".to_owned(),
+        }
+    }
+    if found { "Connected" } else { "Unknown" }.to_owned()
+}
+
+fn peerings(network: &str, properties: &Value, state: &State) -> Vec<Resource> {
+    let Some(Value::Object(halves)) = properties.get("peerings") else { return Vec::new() };
+    halves
+        .iter()
+        .map(|(remote, flags)| {
+            let status = state.peerings.get(&format!("{network} -> {remote}"));
+            let flag_names: Vec<&str> = flags
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(_, value)| **value == Value::Bool(true))
+                .map(|(name, _)| name.as_str())
+                .collect();
+            Resource {
+                kind: "peerings".to_owned(),
+                name: format!("{network}/{remote}"),
+                location: None,
+                state: status.map_or_else(|| "Initiated".to_owned(), |status| format!("{:?}", status.state)),
+                summary: flag_names.join(", "),
+                properties: flags.clone(),
+            }
+        })
+        .collect()
+}
+
+fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String {
+    let list = |key: &str| texts(properties.get(key)).join(", ");
+    let text = |key: &str| texts(properties.get(key)).join("");
+    match kind {
+        "virtualNetworks" => list("addressSpace"),
+        "virtualMachines" => {
+            let nics = properties.get("networkInterfaces").and_then(Value::as_array).cloned().unwrap_or_default();
+            let of = |nic: &Value| {
+                let device = texts(nic.get("name")).join("");
+                let mut addresses = texts(nic.get("privateIPAddresses"));
+                let dynamic = state.addresses.of(&format!("{name}/{device}")).iter().map(ToString::to_string);
+                addresses.extend(dynamic);
+                addresses.dedup();
+                format!("{} {}", texts(nic.get("subnet")).join(""), addresses.join(", "))
+            };
+            nics.iter().map(of).collect::<Vec<_>>().join("; ")
+        }
+        "azureFirewalls" | "virtualNetworkGateways" => format!("{} {}", text("virtualNetwork"), text("sku")),
+        "localNetworkGateways" => format!("{} {}", text("gatewayIpAddress"), list("localNetworkAddressSpace")),
+        "connections" => {
+            format!("{} {}{}", text("virtualNetworkGateway1"), text("virtualNetworkGateway2"), text("localNetworkGateway2"))
+        }
+        "onPremisesSites" => list("addressSpace"),
+        "routeTables" => counted(properties, "routes"),
+        "networkSecurityGroups" => counted(properties, "securityRules"),
+        "firewallPolicies" => counted(properties, "ruleCollectionGroups"),
+        _ => String::new(),
+    }
+}
+
+fn counted(properties: &Value, key: &str) -> String {
+    let count = properties.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+    format!("{count} {key}")
+}
+
+/// A value's texts: itself, or the items of a list.
+fn texts(value: Option<&Value>) -> Vec<String> {
+    match value {
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(items)) => items.iter().flat_map(|item| texts(Some(item))).collect(),
+        Some(Value::Object(object)) => object_texts(object),
+        Some(Value::Null) | None => Vec::new(),
+        Some(other) => vec![other.to_string()],
+    }
+}
+
+fn object_texts(object: &Map<String, Value>) -> Vec<String> {
+    object.get("name").map(|name| texts(Some(name))).unwrap_or_default()
+}

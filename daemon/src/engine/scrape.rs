@@ -1,0 +1,178 @@
+//! The counters of a lab, summed over its workers and put under the names that metrics have.
+
+use vnet_dataplane::{CounterId, PortId, Reason};
+use vnet_fabric::RuleId;
+use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
+use vnet_gateway::ConnectionStatus;
+
+use super::lab::Lab;
+use super::live::owner_name;
+use crate::metrics::{
+    Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter, Traffic,
+    TunnelCounter, WorkerCounter,
+};
+use crate::worker::monotonic;
+
+/// Everything that a scrape shows of a lab.
+pub(super) fn counters(lab: &Lab) -> LabCounters {
+    let snapshot = lab.snapshot();
+    let (firewall_rules, nsg_rules) = rules(lab, &snapshot);
+    LabCounters {
+        lab: lab.name.clone(),
+        nics: nics(lab, &snapshot),
+        peerings: peerings(lab, &snapshot),
+        drops: drops(lab, &snapshot),
+        firewall_rules,
+        nsg_rules,
+        tunnels: tunnels(lab, &snapshot),
+        flows: flows(lab),
+        snat_ports: Vec::new(),
+        workers: workers(lab),
+    }
+}
+
+fn traffic((packets, bytes): (u64, u64)) -> Traffic {
+    Traffic { packets, bytes }
+}
+
+fn counter(lab: &Lab, id: CounterId) -> Traffic {
+    let sum = lab.workers.iter().map(|worker| worker.ledger.counter(id));
+    traffic(sum.fold((0, 0), |(packets, bytes), (p, b)| (packets + p, bytes + b)))
+}
+
+fn port(lab: &Lab, id: PortId, direction: Direction) -> Traffic {
+    let counts = lab.workers.iter().filter_map(|worker| worker.ledger.port(id));
+    let pairs = counts.map(|counts| match direction {
+        // As the machine sees it: what the router received is what the machine sent.
+        Direction::Outbound => (counts.received.packets.get(), counts.received.bytes.get()),
+        Direction::Inbound => (counts.sent.packets.get(), counts.sent.bytes.get()),
+    });
+    traffic(pairs.fold((0, 0), |(packets, bytes), (p, b)| (packets + p, bytes + b)))
+}
+
+fn nics(lab: &Lab, snapshot: &Snapshot) -> Vec<NicCounter> {
+    let mut all = Vec::new();
+    for info in snapshot.ports() {
+        let (vm, nic) = match &info.kind {
+            PortKind::Nic { vm, nic } => (vm.to_string(), nic.to_string()),
+            PortKind::SiteHost { host, .. } => (host.to_string(), "eth0".to_owned()),
+            _ => continue,
+        };
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let traffic = port(lab, info.id, direction);
+            all.push(NicCounter { vm: vm.clone(), nic: nic.clone(), direction, traffic });
+        }
+    }
+    all
+}
+
+fn peerings(lab: &Lab, snapshot: &Snapshot) -> Vec<PeeringCounter> {
+    let of = |spec: &vnet_fabric::snapshot::CounterSpec| match &spec.kind {
+        CounterKind::Peering { from, to } => {
+            Some(PeeringCounter { from: from.to_string(), to: to.to_string(), traffic: counter(lab, spec.id) })
+        }
+        CounterKind::Tunnel { .. } => None,
+    };
+    snapshot.counters().iter().filter_map(of).collect()
+}
+
+fn drops(lab: &Lab, snapshot: &Snapshot) -> Vec<DropCounter> {
+    let mut all: Vec<DropCounter> = Vec::new();
+    for info in snapshot.ports() {
+        let vm = owner_name(snapshot, info.id);
+        for reason in Reason::ALL {
+            let counts = lab.workers.iter().filter_map(|worker| worker.ledger.port(info.id));
+            let packets: u64 = counts.map(|counts| counts.drops[*reason as usize].get()).sum();
+            if packets == 0 {
+                continue;
+            }
+            // A machine with several NICs is one series.
+            match all.iter_mut().find(|drop| drop.vm == vm && drop.reason == *reason) {
+                Some(drop) => drop.packets += packets,
+                None => all.push(DropCounter { vm: vm.clone(), reason: *reason, packets }),
+            }
+        }
+    }
+    all
+}
+
+fn rules(lab: &Lab, snapshot: &Snapshot) -> (Vec<FirewallRuleCounter>, Vec<NsgRuleCounter>) {
+    let hits = |id: RuleId| lab.workers.iter().map(|worker| worker.ledger.hits(id)).sum();
+    let action = |allow: bool| if allow { "Allow" } else { "Deny" }.to_owned();
+    let (mut firewalls, mut groups) = (Vec::new(), Vec::new());
+    for (id, info) in snapshot.rules() {
+        match &info.hits {
+            Some(HitKind::Firewall { firewall, group, collection, rule, allow }) => {
+                firewalls.push(FirewallRuleCounter {
+                    firewall: firewall.to_string(),
+                    group: group.to_string(),
+                    collection: collection.to_string(),
+                    rule: rule.to_string(),
+                    action: action(*allow),
+                    hits: hits(id),
+                });
+            }
+            Some(HitKind::Nsg { nsg, rule, inbound, allow }) => groups.push(NsgRuleCounter {
+                nsg: nsg.to_string(),
+                rule: rule.to_string(),
+                direction: if *inbound { Direction::Inbound } else { Direction::Outbound },
+                action: action(*allow),
+                hits: hits(id),
+            }),
+            None => {}
+        }
+    }
+    (firewalls, groups)
+}
+
+fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
+    let now = monotonic();
+    let tunnels = lab.shared.tunnels();
+    let rates = lab.shared.rates();
+    let ends = snapshot.tunnels().map(|spec| {
+        let of = |wanted: TunnelDirection| {
+            let found = snapshot.counters().iter().find(|candidate| {
+                matches!(&candidate.kind, CounterKind::Tunnel { gateway, connection, tunnel, direction }
+                    if *gateway == spec.gateway && *connection == spec.connection
+                        && *tunnel == spec.index && *direction == wanted)
+            });
+            found.map_or(Traffic { packets: 0, bytes: 0 }, |found| counter(lab, found.id))
+        };
+        let status = tunnels.status(spec.id, now);
+        let queued = snapshot.gateway_limiters(&spec.gateway).map(|limiter| rates.queued_bytes(limiter.id, now)).sum();
+        TunnelCounter {
+            gateway: spec.gateway.to_string(),
+            connection: spec.connection.to_string(),
+            tunnel: spec.index.to_string(),
+            inbound: of(TunnelDirection::Ingress),
+            outbound: of(TunnelDirection::Egress),
+            handshakes: status.as_ref().map_or(0, |status| status.handshakes),
+            up: status.is_some_and(|status| status.status == ConnectionStatus::Connected),
+            shaper_queue_bytes: queued,
+        }
+    });
+    ends.collect()
+}
+
+fn flows(lab: &Lab) -> Vec<(String, u64)> {
+    let mut sum: Vec<(String, u64)> = Vec::new();
+    for counts in lab.workers.iter().filter_map(|worker| worker.ask(|router, _| router.flow_counts())) {
+        for (state, count) in counts {
+            match sum.iter_mut().find(|(name, _)| name == state) {
+                Some((_, total)) => *total += count,
+                None => sum.push((state.to_owned(), count)),
+            }
+        }
+    }
+    sum
+}
+
+fn workers(lab: &Lab) -> Vec<WorkerCounter> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let of = |(worker, state): (usize, &crate::worker::Worker)| WorkerCounter {
+        worker,
+        busy_ns: state.stats.busy_ns.load(Relaxed),
+        batches: state.stats.batches.load(Relaxed),
+    };
+    lab.workers.iter().enumerate().map(of).collect()
+}

@@ -1,0 +1,109 @@
+//! The worker's devices and sockets, as the router's output.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+
+use vnet_dataplane::{Nanos, PortId, TunnelId};
+use vnet_gateway::{ConnectionStatus, DatagramBatch};
+use vnet_router::{Output, Router};
+
+use super::TunnelChange;
+use crate::io::tun::{TunQueue, Written};
+use crate::io::udp::{ReceiveBatch, UdpPort};
+
+/// Batches read from one socket before the next one has its turn.
+const BATCHES_MAX: usize = 8;
+
+/// A tunnel socket with the address that it is bound to.
+pub(super) struct Bound {
+    pub(super) local: SocketAddr,
+    pub(super) port: UdpPort,
+}
+
+pub(super) struct Ports {
+    lab: String,
+    queues: Vec<Option<TunQueue>>,
+    sockets: Vec<Option<Bound>>,
+    /// Taken out for the time in which its datagrams are routed.
+    received: Option<ReceiveBatch>,
+    changes: Sender<TunnelChange>,
+}
+
+impl Ports {
+    pub(super) fn new(lab: &str, changes: Sender<TunnelChange>) -> Ports {
+        Ports { lab: lab.to_owned(), queues: Vec::new(), sockets: Vec::new(), received: None, changes }
+    }
+
+    pub(super) fn queue(&self, port: PortId) -> Option<&TunQueue> {
+        self.queues.get(port.index())?.as_ref()
+    }
+
+    pub(super) fn attach(&mut self, port: PortId, queue: TunQueue) {
+        if self.queues.len() <= port.index() {
+            self.queues.resize_with(port.index() + 1, || None);
+        }
+        self.queues[port.index()] = Some(queue);
+    }
+
+    pub(super) fn detach(&mut self, port: PortId) -> Option<TunQueue> {
+        self.queues.get_mut(port.index())?.take()
+    }
+
+    /// An index that no socket has.
+    pub(super) fn free_socket(&mut self) -> usize {
+        self.sockets.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sockets.push(None);
+            self.sockets.len() - 1
+        })
+    }
+
+    pub(super) fn bind(&mut self, index: usize, socket: Bound) {
+        self.sockets[index] = Some(socket);
+    }
+
+    pub(super) fn unbind(&mut self, address: SocketAddr) -> Option<Bound> {
+        let bound = |socket: &Option<Bound>| socket.as_ref().is_some_and(|socket| socket.local == address);
+        let index = self.sockets.iter().position(bound)?;
+        self.sockets[index].take()
+    }
+
+    /// Hands what a socket has received to the router, a few batches at most.
+    pub(super) fn receive(&mut self, index: usize, router: &mut Router, now: Nanos) {
+        let mut batch = self.received.take().unwrap_or_default();
+        for _ in 0..BATCHES_MAX {
+            let Some(Some(socket)) = self.sockets.get_mut(index) else { break };
+            let local = socket.local;
+            match socket.port.receive_batch(&mut batch) {
+                Ok(0) => break,
+                Ok(_) => {
+                    for (from, data) in batch.datagrams() {
+                        router.datagram(local, from, data, now, self);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%local, %error, "a tunnel socket failed");
+                    break;
+                }
+            }
+        }
+        self.received = Some(batch);
+        router.flush_opened(now, self);
+    }
+}
+
+impl Output for Ports {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        self.queue(port).is_some_and(|queue| queue.write(frame) == Written::Delivered)
+    }
+
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, segment_size: usize, data: &[u8]) -> bool {
+        let socket = self.sockets.iter_mut().flatten().find(|socket| socket.local == from);
+        let batch = DatagramBatch { to, segment_size, data };
+        socket.is_some_and(|socket| socket.port.send_batch(&batch).is_ok_and(|sent| sent > 0))
+    }
+
+    fn tunnel_changed(&mut self, tunnel: TunnelId, status: ConnectionStatus) {
+        // Nobody listens any more when the engine has ended.
+        let _ = self.changes.send(TunnelChange { lab: self.lab.clone(), tunnel, status });
+    }
+}
