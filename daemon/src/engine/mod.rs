@@ -31,7 +31,7 @@ use crate::api::error::ApiError;
 use crate::host::error::HostError;
 use crate::host::state_dir::{self, StateDir};
 use crate::io::tun::Offloads;
-use crate::worker::TunnelChange;
+use crate::worker::{TunnelChange, monotonic};
 
 use build::Report;
 use input::Input;
@@ -174,7 +174,7 @@ impl Engine {
         };
         let input = Input::load(&ApplyRequest { topology: accepted.file.clone() }).map_err(Failure::Refused)?;
         let (lab, _) = Lab::open(&self.options, dir, input, Some(accepted), self.changes.clone(), &|_| {})?;
-        self.labs().insert(name.to_owned(), Arc::new(lab));
+        self.enlist(lab);
         Ok(true)
     }
 
@@ -192,7 +192,7 @@ impl Engine {
         self.clear_host(&name)?;
         match Lab::open(&self.options, dir, input, None, self.changes.clone(), report) {
             Ok((lab, applied)) => {
-                self.labs().insert(name, Arc::new(lab));
+                self.enlist(lab);
                 Ok((true, applied))
             }
             Err(error) => {
@@ -202,6 +202,19 @@ impl Engine {
                     tracing::error!(lab = %name, %error, "the state of a failed up could not be removed");
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Enters a lab into the list. Its tunnels have begun before, and what they reported then found no lab.
+    fn enlist(&self, lab: Lab) {
+        let lab = Arc::new(lab);
+        self.labs().insert(lab.name.clone(), Arc::clone(&lab));
+        let tunnels: Vec<_> = lab.snapshot().tunnels().map(|spec| spec.id).collect();
+        for tunnel in tunnels {
+            let status = lab.shared.tunnels().status(tunnel, monotonic()).map(|status| status.status);
+            if let Some(status) = status {
+                lab.tunnel_changed(tunnel, status);
             }
         }
     }
