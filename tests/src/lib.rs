@@ -10,4 +10,5 @@ pub mod fabric;
 pub mod generate;
 pub mod golden;
 pub mod model;
+pub mod simulation;
 pub mod subject;

@@ -1,0 +1,198 @@
+//! A lab without namespaces: a router, its tunnels looped back to itself, and machines that send, answer and
+//! forward. Every packet is a real one.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use vnet_dataplane::{
+    FiveTuple, Headers, Nanos, PortId, Protocol, Reason, SessionRecord, TunnelId, VNET_HEADER_LEN,
+};
+use vnet_fabric::Snapshot;
+use vnet_fabric::snapshot::{PortKind, TunnelSpec};
+use vnet_gateway::{ConnectionMode, ConnectionStatus, PresharedKey, PrivateKey, TunnelConfig, TunnelKeys};
+use vnet_router::{Output, Router, RouterOptions, SessionMemory, Shared, TunnelSetup};
+
+/// Sessions that a simulated lab has room for.
+const SESSIONS_MAX: usize = 1 << 15;
+/// How often a machine that forwards gets the same packet before it counts as running in a circle.
+const FORWARDS_MAX: usize = 64;
+/// The port of all tunnels.
+const TUNNEL_PORT: u16 = 51_820;
+
+/// What the router has sent and nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Wires {
+    /// Frames for devices.
+    pub frames: VecDeque<(PortId, Vec<u8>)>,
+    /// Datagrams for sockets: from, to, payload.
+    pub datagrams: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+}
+
+impl Output for Wires {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+        self.frames.push_back((port, frame.to_vec()));
+        true
+    }
+
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, segment_size: usize, data: &[u8]) -> bool {
+        self.datagrams.extend(data.chunks(segment_size.max(1)).map(|data| (from, to, data.to_vec())));
+        true
+    }
+
+    fn tunnel_changed(&mut self, _tunnel: TunnelId, _status: ConnectionStatus) {}
+}
+
+/// The lab.
+#[derive(Debug)]
+pub struct Simulation {
+    /// The router.
+    pub router: Router,
+    /// What is under way.
+    pub wires: Wires,
+    now: Nanos,
+}
+
+impl Simulation {
+    /// A lab of this snapshot, its tunnels set up and their handshakes done.
+    pub fn new(snapshot: Snapshot) -> Simulation {
+        let memory = SessionMemory::new(vec![SessionRecord::FREE; SESSIONS_MAX]);
+        let setups = setups(&snapshot);
+        let shared = Arc::new(Shared::new(snapshot, memory, 7, 0));
+        let now = Nanos::from_millis(1_000);
+        shared.tunnels().set(setups, now).expect("every end has a key of its own");
+        let options = RouterOptions { flows_max: 1 << 16, ..RouterOptions::default() };
+        let mut simulation =
+            Simulation { router: Router::new(shared, options, 7), wires: Wires::default(), now };
+        simulation.router.begin();
+        simulation.settle();
+        simulation
+    }
+
+    /// Sends an IP packet from a port, and follows it to the device that takes it, or to its drop.
+    ///
+    /// # Errors
+    /// The reason of the drop; `Internal` where the packet was neither delivered nor dropped.
+    pub fn send(&mut self, port: PortId, packet: &[u8]) -> Result<(PortId, Vec<u8>), Reason> {
+        let mark = self.router.shared().drops().mark();
+        let mut at = port;
+        let mut frame = framed(packet);
+        for _ in 0..FORWARDS_MAX {
+            self.now = self.now + Duration::from_millis(1);
+            self.router.begin();
+            self.router.input(at, &mut frame, self.now, &mut self.wires);
+            self.settle();
+            let Some((to, arrived)) = self.wires.frames.pop_front() else {
+                let drops = self.router.shared().drops();
+                return Err(drops.since(mark).last().map_or(Reason::Internal, |drop| drop.reason));
+            };
+            assert!(self.wires.frames.is_empty(), "one packet made more than one");
+            if !self.is_to_forward(to, &arrived) {
+                return Ok((to, arrived[VNET_HEADER_LEN..].to_vec()));
+            }
+            (at, frame) = (to, arrived);
+        }
+        Err(Reason::RoutingLoop)
+    }
+
+    fn is_to_forward(&self, port: PortId, frame: &[u8]) -> bool {
+        let info = self.router.snapshot().port(port).expect("the router knows its ports");
+        let headers = Headers::parse(&frame[VNET_HEADER_LEN..]).expect("the router sends sound packets");
+        matches!(info.kind, PortKind::Nic { .. }) && !info.has_address(headers.meta.tuple.destination)
+    }
+
+    /// Carries datagrams from socket to socket until none is left.
+    fn settle(&mut self) {
+        loop {
+            self.router.poll_output(self.now, &mut self.wires);
+            let Some((from, to, data)) = self.wires.datagrams.pop_front() else { return };
+            self.router.datagram(to, from, &data, self.now, &mut self.wires);
+        }
+    }
+
+    /// Throws one frame at a port, and lets whatever comes out fall.
+    pub fn shower(&mut self, port: PortId, frame: &mut [u8]) {
+        self.now = self.now + Duration::from_micros(10);
+        self.router.input(port, frame, self.now, &mut self.wires);
+        self.settle();
+        self.wires.frames.clear();
+    }
+
+    /// Waits until nothing is queued any more.
+    pub fn rest(&mut self) {
+        for _ in 0..100 {
+            self.now = self.now + Duration::from_millis(100);
+            self.settle();
+            self.wires.frames.clear();
+        }
+    }
+
+    /// Packets that came in and were made, and packets that went out and were dropped: equal, if none is lost.
+    pub fn balance(&self) -> (u64, u64) {
+        let ledger = self.router.ledger();
+        let (mut entered, mut left) = (ledger.generated.packets.get(), 0);
+        for port in self.router.snapshot().ports() {
+            if let Some(counts) = ledger.port(port.id) {
+                entered += counts.received.packets.get();
+                left += counts.sent.packets.get();
+                left += counts.drops.iter().map(|drops| drops.get()).sum::<u64>();
+            }
+        }
+        (entered, left)
+    }
+}
+
+/// A frame without offloads.
+pub fn framed(packet: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    frame.extend_from_slice(packet);
+    frame
+}
+
+/// Tunnel ends whose other end is in the lab, with keys made from their handles.
+fn setups(snapshot: &Snapshot) -> Vec<TunnelSetup> {
+    let private = |id: TunnelId| {
+        let mut bytes = [0x42; 32];
+        bytes[..4].copy_from_slice(&id.0.to_le_bytes());
+        PrivateKey::from_bytes(bytes)
+    };
+    let setup = |spec: &TunnelSpec| {
+        let vnet_fabric::snapshot::TunnelPeer::Tunnel(peer) = spec.peer else { return None };
+        let keys = TunnelKeys {
+            private_key: private(spec.id),
+            peer_public_key: private(peer).public_key(),
+            preshared_key: spec.shared_key.0.as_deref().map(PresharedKey::from_shared_key),
+            keepalive_s: 0,
+        };
+        let remote = SocketAddr::new(spec.remote, TUNNEL_PORT);
+        let mode = ConnectionMode::Default;
+        let config = TunnelConfig { id: spec.id, keys, remote, roaming: false, mode };
+        Some(TunnelSetup { local: SocketAddr::new(spec.local, TUNNEL_PORT), config })
+    };
+    snapshot.tunnels().filter_map(setup).collect()
+}
+
+/// The first packet of a flow, or its answer.
+pub fn packet(tuple: FiveTuple, answer: bool) -> Vec<u8> {
+    let payload = [0x5a; 32];
+    let mut packet = Vec::new();
+    let builder = match (tuple.source, tuple.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => unreachable!("both ends of a flow are of one family"),
+    };
+    let (from, to) = (tuple.source_port, tuple.destination_port);
+    let written = match tuple.protocol {
+        Protocol::TCP if answer => builder.tcp(from, to, 1, 4_096).syn().ack(2).write(&mut packet, &payload),
+        Protocol::TCP => builder.tcp(from, to, 1, 4_096).syn().write(&mut packet, &payload),
+        Protocol::UDP => builder.udp(from, to).write(&mut packet, &payload),
+        Protocol::ICMP if answer => builder.icmpv4_echo_reply(from, 1).write(&mut packet, &payload),
+        Protocol::ICMP => builder.icmpv4_echo_request(from, 1).write(&mut packet, &payload),
+        _ if answer => builder.icmpv6_echo_reply(from, 1).write(&mut packet, &payload),
+        _ => builder.icmpv6_echo_request(from, 1).write(&mut packet, &payload),
+    };
+    written.expect("written to memory");
+    packet
+}

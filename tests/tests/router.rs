@@ -1,0 +1,163 @@
+//! Real packets through the router, over random topologies: each meets what the fabric predicts, answers too,
+//! and none is lost uncounted.
+
+use std::net::IpAddr;
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, TestRng, TestRunner};
+use vnet_dataplane::{FiveTuple, Headers, Protocol};
+use vnet_fabric::converge;
+use vnet_tests::fabric::{Fabric, Travel};
+use vnet_tests::generate::sketch;
+use vnet_tests::model::{Endpoint, Lab};
+use vnet_tests::simulation::{Simulation, framed, packet};
+use vnet_tests::subject::Subject;
+
+/// Topologies that are walked with packets.
+fn labs() -> usize {
+    std::env::var("VNET_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+}
+
+fn random_labs(count: usize) -> impl Iterator<Item = (Lab, Fabric)> {
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let mut runner =
+        TestRunner::new_with_rng(config.clone(), TestRng::deterministic_rng(config.rng_algorithm));
+    let strategy = sketch();
+    let labs = std::iter::from_fn(move || {
+        let topology = strategy.new_tree(&mut runner).expect("a sketch can be made").current().topology();
+        Some((Lab::read(&topology), Fabric::build(&topology)))
+    });
+    labs.filter_map(|(lab, fabric)| Some((lab.ok()?, fabric.ok()?))).take(count)
+}
+
+fn endpoints(lab: &Lab) -> Vec<Endpoint> {
+    let machines = lab.virtual_machines.keys();
+    let hosts = lab.on_premises_sites.values().flat_map(|site| site.hosts.keys());
+    machines.chain(hosts).map(|name| lab.endpoint(name).expect("the name is in the topology")).collect()
+}
+
+fn pairs(lab: &Lab) -> Vec<(Endpoint, Endpoint, IpAddr, IpAddr)> {
+    let mut pairs = Vec::new();
+    for from in endpoints(lab) {
+        for to in endpoints(lab).into_iter().filter(|to| *to != from) {
+            for source in lab.addresses(&from) {
+                let same = lab.addresses(&to).into_iter().filter(|to| to.is_ipv4() == source.is_ipv4());
+                pairs.extend(same.map(|destination| (from.clone(), to.clone(), source, destination)));
+            }
+        }
+    }
+    pairs
+}
+
+/// A flow of its own for every question, so that none meets the sessions of another.
+fn tuple(source: IpAddr, destination: IpAddr, number: u16) -> FiveTuple {
+    let icmp = if source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+    let protocol = [icmp, Protocol::TCP, Protocol::UDP][usize::from(number % 3)];
+    let source_port = 10_000 + number;
+    let destination_port =
+        if protocol.is_icmp() { source_port } else { [22, 443][usize::from(number / 3 % 2)] };
+    FiveTuple { protocol, source, destination, source_port, destination_port }
+}
+
+fn same(travel: &Travel, got: &Result<(vnet_dataplane::PortId, Vec<u8>), vnet_dataplane::Reason>) -> bool {
+    match (&travel.end, got) {
+        (Ok(expected), Ok((port, arrived))) => {
+            let headers = Headers::parse(arrived).expect("what arrives is sound");
+            expected == port && headers.meta.tuple == travel.tuple
+        }
+        (Err(expected), Err(reason)) => expected == reason,
+        _ => false,
+    }
+}
+
+#[test]
+fn packets_meet_what_is_predicted() {
+    let (mut questions, mut answers) = (0, 0);
+    for (lab, fabric) in random_labs(labs()) {
+        let (_, snapshot) = converge(&fabric.topology);
+        let mut simulation = Simulation::new(snapshot);
+        let mut number = 0;
+        for (from, _, source, destination) in pairs(&lab) {
+            for _ in 0..3 {
+                number += 1;
+                let tuple = tuple(source, destination, number);
+                let port = fabric.port_of(from.name());
+                let (forward, back) = fabric.travel_both(port, tuple, true);
+                let got = simulation.send(port, &packet(tuple, false));
+                assert!(same(&forward, &got), "{tuple}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
+                questions += 1;
+                if let (Some(back), Ok((at, arrived))) = (back, got) {
+                    let seen = Headers::parse(&arrived).expect("what arrives is sound").meta.tuple;
+                    let got = simulation.send(at, &packet(seen.reversed(), true));
+                    assert!(
+                        same(&back, &got),
+                        "answer to {tuple}: predicted {back:#?}, got {got:?}\n{lab:#?}"
+                    );
+                    answers += 1;
+                }
+            }
+        }
+        let (entered, left) = simulation.balance();
+        assert_eq!(entered, left, "packets in and out of {lab:#?}");
+    }
+    assert!(questions > 1_000 && answers > 200, "{questions} questions, {answers} answers: too dull a test");
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// A packet between two addresses of the lab with some bytes changed or cut off, or nothing but noise.
+fn mangled(random: &mut Random, addresses: &[IpAddr], frame: &mut Vec<u8>) {
+    let pair = (addresses[random.below(addresses.len())], addresses[random.below(addresses.len())]);
+    frame.clear();
+    if pair.0.is_ipv4() != pair.1.is_ipv4() || random.below(10) == 0 {
+        let length = random.below(120);
+        frame.extend((0..length).map(|_| random.next() as u8));
+        return;
+    }
+    frame.extend(framed(&packet(tuple(pair.0, pair.1, random.next() as u16 % 50_000), random.below(4) == 0)));
+    for _ in 0..random.below(5) {
+        let at = random.below(frame.len());
+        frame[at] = random.next() as u8;
+    }
+    if random.below(4) == 0 {
+        let length = random.below(frame.len() + 1);
+        frame.truncate(length);
+    }
+}
+
+#[test]
+fn a_million_mangled_packets_are_all_accounted_for() {
+    let mut random = Random(11);
+    let mut total = 0;
+    for (lab, fabric) in random_labs(20) {
+        let addresses: Vec<IpAddr> = endpoints(&lab).iter().flat_map(|end| lab.addresses(end)).collect();
+        let mut simulation = Simulation::new(fabric.snapshot);
+        let ports: Vec<_> = simulation.router.snapshot().ports().map(|port| port.id).collect();
+        let mut frame = Vec::new();
+        for _ in 0..50_000 {
+            mangled(&mut random, &addresses, &mut frame);
+            let port = ports[random.below(ports.len())];
+            total += 1;
+            simulation.shower(port, &mut frame);
+        }
+        simulation.rest();
+        let (entered, left) = simulation.balance();
+        assert_eq!(entered, left, "packets in and out of {lab:#?}");
+    }
+    assert_eq!(total, 1_000_000);
+}
