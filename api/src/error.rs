@@ -51,6 +51,9 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// Azure's error code where it has one.
     pub code: String,
+    /// The place in the topology: `virtualNetworks.hub.peerings.spoke1`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
     /// As the client named it.
     pub file: String,
     /// From 1; 0 where the finding is about the whole file.
@@ -62,4 +65,10 @@ pub struct Diagnostic {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// The line of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_line: Option<String>,
+    /// How many characters are meant.
+    #[serde(default)]
+    pub length: u32,
 }

@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! vnetctl: the command line of vnetd.
+
+fn main() -> std::process::ExitCode {
+    vnetctl::main(std::env::args_os())
+}

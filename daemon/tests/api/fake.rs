@@ -30,11 +30,14 @@ fn refused(line: u32) -> ApiError {
     ApiError::refused(vec![Diagnostic {
         severity: Severity::Error,
         code: "VnetAddressSpacesOverlap".into(),
+        path: String::new(),
         file: "lab.yaml".into(),
         line,
         column: 3,
         message: "The ranges overlap.".into(),
         remedy: Some("Give one of them another range.".into()),
+        source_line: None,
+        length: 1,
     }])
 }
 
