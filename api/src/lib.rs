@@ -9,6 +9,7 @@ pub mod exec;
 pub mod lab;
 pub mod live;
 pub mod probe;
+pub mod report;
 pub mod service;
 
 pub use error::{Diagnostic, ErrorBody, Severity};
@@ -23,9 +24,10 @@ pub use live::{
 };
 pub use probe::{
     ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,
-    ProbeRequest, ProbeResult, RttSummary, TestEvent, TestSummary, TrafficEvent, TrafficInterval,
-    TrafficReport, TrafficRequest,
+    ProbeRequest, ProbeResult, RttSummary, TestEvent, TestRequest, TestSummary, TrafficEvent,
+    TrafficInterval, TrafficReport, TrafficRequest,
 };
+pub use report::{MatrixEntry, MatrixReport, PathAnswer};
 pub use service::{Protocol, Service, ServiceError};
 
 /// Where the daemon listens when nothing else is said and it runs as a system service.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lab::TopologyFile;
 use crate::live::FlowVerdict;
 use crate::service::Service;
 
@@ -236,6 +237,15 @@ pub enum TrafficEvent {
     Report(TrafficReport),
     /// It could not go on.
     Error(crate::ErrorBody),
+}
+
+/// Asks for the proof of an `expect` list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TestRequest {
+    /// The file whose list is taken; the lab's own if none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<TopologyFile>,
 }
 
 /// How one expectation came out.

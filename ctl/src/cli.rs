@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    apply, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway, ip_flow_verify,
-    labs, logs, matrix, next_hop, path, ping, schema, show, test, traffic, validate,
+    apply, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
+    ip_flow_verify, labs, logs, matrix, next_hop, path, ping, schema, show, test, traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -88,14 +88,20 @@ pub(crate) enum Command {
         --local 10.1.0.4:443 --remote 10.2.0.4:50000")]
     IpFlowVerify(ip_flow_verify::IpFlowVerify),
     /// Each step that a packet takes, there and back, with the rule that makes it.
-    #[command(after_help = "Examples:\n  vnetctl path web db tcp/443\n  vnetctl path batch web icmp --probe\n  \
-        vnetctl path web db tcp/443 --file examples/hub-spoke.yaml")]
+    #[command(
+        after_help = "Examples:\n  vnetctl path web db tcp/443\n  vnetctl path batch web icmp --probe\n  \
+        vnetctl path web db tcp/443 --file examples/hub-spoke.yaml"
+    )]
     Path(path::Path),
     /// Who reaches whom, and by which way.
-    #[command(after_help = "Examples:\n  vnetctl matrix\n  vnetctl matrix tcp/443 --file examples/hub-spoke.yaml")]
+    #[command(
+        after_help = "Examples:\n  vnetctl matrix\n  vnetctl matrix tcp/443 --file examples/hub-spoke.yaml"
+    )]
     Matrix(matrix::Matrix),
     /// Prove the file's expect list with real packets.
-    #[command(after_help = "Examples:\n  vnetctl test\n  vnetctl test examples/hub-spoke.yaml --junit report.xml")]
+    #[command(
+        after_help = "Examples:\n  vnetctl test\n  vnetctl test examples/hub-spoke.yaml --junit report.xml"
+    )]
     Test(test::Test),
     /// Send probes from inside a machine; no program is needed there.
     #[command(after_help = "Examples:\n  vnetctl ping web db\n  vnetctl ping web db tcp/443 --count 10")]
@@ -111,7 +117,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  vnetctl drops")]
     Drops(drops::Drops),
     /// Tunnels, and the configuration of their peers.
-    #[command(after_help = "Examples:\n  vnetctl gateway status\n  vnetctl gateway config hub-to-hq --format wg-quick")]
+    #[command(
+        after_help = "Examples:\n  vnetctl gateway status\n  vnetctl gateway config hub-to-hq --format wg-quick"
+    )]
     Gateway(gateway::Gateway),
     /// The same as gateway config.
     #[command(after_help = "Example:\n  vnetctl vpn-config hub-to-hq > wg0.conf")]
@@ -222,7 +230,11 @@ mod tests {
             for flag in verb.get_arguments().filter(|flag| !matches!(flag.get_action(), ArgAction::Help)) {
                 let Some(long) = flag.get_long() else { continue };
                 let expected = format!("VNETCTL_{}", long.to_ascii_uppercase().replace('-', "_"));
-                assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(expected.as_str()), "{path} --{long}");
+                assert_eq!(
+                    flag.get_env().and_then(|name| name.to_str()),
+                    Some(expected.as_str()),
+                    "{path} --{long}"
+                );
                 checked += 1;
             }
         }

@@ -35,10 +35,8 @@ pub(crate) fn segment(text: &str) -> String {
 
 /// A query string of those pairs that have a value.
 pub(crate) fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
-    let pairs: Vec<String> = pairs
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?))))
-        .collect();
+    let pairs: Vec<String> =
+        pairs.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(&value?)))).collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
 }
 
@@ -140,7 +138,10 @@ impl Client {
             text.extend_from_slice(&data);
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
-                event(serde_json::from_slice(&line).context("vnetd answers what this vnetctl does not understand")?)?;
+                event(
+                    serde_json::from_slice(&line)
+                        .context("vnetd answers what this vnetctl does not understand")?,
+                )?;
             }
         }
         anyhow::ensure!(text.is_empty(), "vnetd broke the answer off");
@@ -148,10 +149,17 @@ impl Client {
     }
 
     /// Asks for an upgrade to the exec protocol; answers the connection and what the daemon said first.
-    pub(crate) async fn upgrade(&self, path: &str, body: &impl Serialize) -> anyhow::Result<(UnixStream, Bytes)> {
+    pub(crate) async fn upgrade(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<(UnixStream, Bytes)> {
         let body = serde_json::to_vec(body)?;
         let response = self.request(Method::POST, path, Some(body), true).await?;
-        anyhow::ensure!(response.status() == StatusCode::SWITCHING_PROTOCOLS, "vnetd does not know '{EXEC_PROTOCOL}'");
+        anyhow::ensure!(
+            response.status() == StatusCode::SWITCHING_PROTOCOLS,
+            "vnetd does not know '{EXEC_PROTOCOL}'"
+        );
         let upgraded = hyper::upgrade::on(response).await?;
         let parts = upgraded
             .downcast::<TokioIo<UnixStream>>()

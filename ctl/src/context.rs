@@ -78,7 +78,11 @@ impl Context {
     }
 
     /// Prints data in the format that was asked for: `table` makes the text for people.
-    pub(crate) fn print<T: Serialize>(&self, data: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    pub(crate) fn print<T: Serialize>(
+        &self,
+        data: &T,
+        table: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
         let text = match self.format {
             Format::Table => table(data),
             Format::Json => serde_json::to_string_pretty(data)?,

@@ -8,6 +8,7 @@ mod context;
 mod daemon;
 mod events;
 mod failure;
+mod offline;
 mod output;
 mod terminal;
 mod topology;
@@ -28,15 +29,16 @@ pub fn command() -> clap::Command {
 
 /// Runs one command line and answers its exit code: 64 for a usage error, else what the verb says.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { USAGE } else { 0 };
-            // Nothing is left to be done where even the message cannot be written.
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
-    };
+    let cli =
+        match command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => cli,
+            Err(error) => {
+                let code = if error.use_stderr() { USAGE } else { 0 };
+                // Nothing is left to be done where even the message cannot be written.
+                let _ = error.print();
+                return ExitCode::from(code);
+            }
+        };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -68,8 +68,16 @@ pub(crate) struct Style {
 
 impl Style {
     pub(crate) fn of_stdout() -> Style {
+        Style::on(std::io::stdout().is_terminal())
+    }
+
+    pub(crate) fn of_stderr() -> Style {
+        Style::on(std::io::stderr().is_terminal())
+    }
+
+    fn on(terminal: bool) -> Style {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Style { coloured: wanted && std::io::stdout().is_terminal() }
+        Style { coloured: wanted && terminal }
     }
 
     #[cfg(test)]

@@ -69,7 +69,8 @@ impl Source {
     /// The file with everything that the daemon needs of this side: it opens no file for a client.
     pub(crate) fn request(&self) -> ApplyRequest {
         let attachments = self.loaded.topology.attachments();
-        let files = attachments.files.into_iter().map(|(path, content)| (path, STANDARD.encode(content))).collect();
+        let files =
+            attachments.files.into_iter().map(|(path, content)| (path, STANDARD.encode(content))).collect();
         let topology = TopologyFile {
             origin: self.origin.clone(),
             text: self.text.clone(),

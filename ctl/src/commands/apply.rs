@@ -35,7 +35,8 @@ impl Apply {
         daemon::ensure(&context.client).await?;
         let body = serde_json::to_vec(&source.request())?;
         let path = format!("/v1/labs/{}", segment(source.lab()));
-        let ApplyEvent::Applied(report) = events::follow(&context.client, Method::PUT, &path, Some(body)).await?
+        let ApplyEvent::Applied(report) =
+            events::follow(&context.client, Method::PUT, &path, Some(body)).await?
         else {
             bail!("vnetd answers an apply with something else");
         };
@@ -62,9 +63,15 @@ fn applied(report: &ApplyReport, style: Style) -> String {
     let changes = count(report.changes.len(), "change");
     match (report.created, report.changes.is_empty()) {
         (true, _) => format!("Lab {lab} is up ({}).", duration(report.ms)),
-        (false, true) => format!("Lab {lab} is as the file says; nothing was touched ({}).", duration(report.ms)),
+        (false, true) => {
+            format!("Lab {lab} is as the file says; nothing was touched ({}).", duration(report.ms))
+        }
         (false, false) => {
-            format!("{}\nLab {lab}: {changes} ({}).", changes_text(&report.changes, style), duration(report.ms))
+            format!(
+                "{}\nLab {lab}: {changes} ({}).",
+                changes_text(&report.changes, style),
+                duration(report.ms)
+            )
         }
     }
 }
@@ -77,7 +84,9 @@ fn planned(report: &PlanReport, style: Style) -> String {
         (true, true) => format!("Lab {lab} would be made; it does not run."),
         (true, false) => format!("{list}\nLab {lab} would be made; it does not run."),
         (false, true) => format!("Lab {lab} is as the file says; nothing would be touched."),
-        (false, false) => format!("{list}\nLab {lab}: {} would be made.", count(report.changes.len(), "change")),
+        (false, false) => {
+            format!("{list}\nLab {lab}: {} would be made.", count(report.changes.len(), "change"))
+        }
     }
 }
 

@@ -24,7 +24,9 @@ impl Down {
             true => "/v1/labs".to_owned(),
             false => format!("/v1/labs/{}", segment(&context.lab().await?)),
         };
-        let ApplyEvent::Removed(report) = events::follow(&context.client, Method::DELETE, &path, None).await? else {
+        let ApplyEvent::Removed(report) =
+            events::follow(&context.client, Method::DELETE, &path, None).await?
+        else {
             bail!("vnetd answers a removal with something else");
         };
         context.print(&report, text)?;

@@ -40,8 +40,18 @@ fn way(flow: &FlowEntry) -> String {
 }
 
 fn table(report: &FlowReport) -> String {
-    let mut table =
-        Table::new(&["From", "Protocol", "Source", "Destination", "Verdict", "Way", "State", "Packets", "Bytes", "Idle"]);
+    let mut table = Table::new(&[
+        "From",
+        "Protocol",
+        "Source",
+        "Destination",
+        "Verdict",
+        "Way",
+        "State",
+        "Packets",
+        "Bytes",
+        "Idle",
+    ]);
     for flow in &report.value {
         let verdict = match flow.verdict {
             FlowVerdict::Allow => "Allow",

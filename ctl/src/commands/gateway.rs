@@ -76,7 +76,16 @@ async fn status(context: &Context) -> anyhow::Result<u8> {
 
 fn table(report: &GatewayReport) -> String {
     let mut table = Table::new(&[
-        "Gateway", "Connection", "Tunnel", "State", "Local", "Remote", "Handshake", "Egress", "Ingress", "Mb/s",
+        "Gateway",
+        "Connection",
+        "Tunnel",
+        "State",
+        "Local",
+        "Remote",
+        "Handshake",
+        "Egress",
+        "Ingress",
+        "Mb/s",
     ]);
     let mut reasons = Vec::new();
     for tunnel in &report.value {

@@ -80,13 +80,17 @@ pub(crate) fn line(result: &ProbeResult, style: Style) -> String {
     let rule = result.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
     let ends = format!("{} -> {}", result.source, result.destination);
     match (result.outcome, result.rtt_us) {
-        (ProbeOutcome::Answered, Some(rtt)) => format!("{ends} {} in {}{way}", style.good("answered"), round_trip(rtt)),
+        (ProbeOutcome::Answered, Some(rtt)) => {
+            format!("{ends} {} in {}{way}", style.good("answered"), round_trip(rtt))
+        }
         (ProbeOutcome::Answered, None) => format!("{ends} {}{way}", style.good("answered")),
         (ProbeOutcome::Dropped, _) => format!("{ends} {}: {why}{rule}{way}", style.bad("dropped")),
         (ProbeOutcome::AnswerLost, _) => {
             format!("{ends} arrived{way}; its answer was {}: {why}{rule}", style.bad("dropped"))
         }
-        (ProbeOutcome::NoAnswer, _) => format!("{ends} {}; the lab dropped nothing of it", style.bad("no answer")),
+        (ProbeOutcome::NoAnswer, _) => {
+            format!("{ends} {}; the lab dropped nothing of it", style.bad("no answer"))
+        }
     }
 }
 

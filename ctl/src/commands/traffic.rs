@@ -34,7 +34,9 @@ impl Traffic {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
         match (self.service.protocol, self.rate_mbps) {
             (Protocol::Icmp, _) => return Err(Failure::usage("traffic is tcp/PORT or udp/PORT")),
-            (Protocol::Udp, None) => return Err(Failure::usage("udp needs --rate-mbps: it does not slow down by itself")),
+            (Protocol::Udp, None) => {
+                return Err(Failure::usage("udp needs --rate-mbps: it does not slow down by itself"));
+            }
             _ => {}
         }
         let path = context.lab_path("/traffic").await?;
@@ -70,7 +72,8 @@ impl Traffic {
 }
 
 fn text(report: &TrafficReport) -> String {
-    let way = if report.via.is_empty() { "direct".to_owned() } else { format!("via {}", report.via.join(", ")) };
+    let way =
+        if report.via.is_empty() { "direct".to_owned() } else { format!("via {}", report.via.join(", ")) };
     let mut lines = vec![format!("{:.1} Mb/s, {} received, {way}", report.mbps, bytes(report.bytes))];
     if let (Some(sent), Some(lost)) = (report.datagrams_sent, report.datagrams_lost) {
         let percent = if sent == 0 { 0.0 } else { 100.0 * lost as f64 / sent as f64 };

@@ -28,7 +28,9 @@ impl Validate {
         let source = match topology::read(&path) {
             Ok(source) => source,
             Err(error) => {
-                if let (Some(Refused(found)), Format::Json | Format::Yaml) = (error.downcast_ref(), context.format) {
+                if let (Some(Refused(found)), Format::Json | Format::Yaml) =
+                    (error.downcast_ref(), context.format)
+                {
                     context.print(&Report { valid: false, diagnostics: &found.list }, |_| String::new())?;
                     return Ok(1);
                 }
@@ -36,9 +38,11 @@ impl Validate {
             }
         };
         let warnings = &source.loaded.warnings;
-        context.print(&Report { valid: true, diagnostics: warnings }, |report| match report.diagnostics.len() {
-            0 => format!("{} is valid.", path.display()),
-            found => format!("{} is valid, with {}.", path.display(), count(found, "warning")),
+        context.print(&Report { valid: true, diagnostics: warnings }, |report| {
+            match report.diagnostics.len() {
+                0 => format!("{} is valid.", path.display()),
+                found => format!("{} is valid, with {}.", path.display(), count(found, "warning")),
+            }
         })?;
         Ok(0)
     }

@@ -1,6 +1,7 @@
 //! What the API needs of the engine. The API's tests run against one in memory.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use vnet_api::{
@@ -8,6 +9,8 @@ use vnet_api::{
     GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
     Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
 };
+use vnet_config::Topology;
+use vnet_fabric::Snapshot;
 
 use super::error::ApiError;
 use crate::metrics::LabCounters;
@@ -69,6 +72,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes every lab, and what a crash left of labs that are gone.
     fn down_all(&self, progress: mpsc::Sender<Progress>) -> answers!(DownReport);
+
+    /// The file in force.
+    fn topology(&self, lab: &str) -> answers!(Arc<Topology>);
+
+    /// The policy in force.
+    fn snapshot(&self, lab: &str) -> answers!(Arc<Snapshot>);
 
     /// The lab's resources with their state, in the file's order of sections.
     fn resources(&self, lab: &str) -> answers!(Vec<Resource>);

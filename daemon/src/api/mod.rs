@@ -3,16 +3,20 @@
 //! [`Api::new`] puts the routes over a [`Backend`]; [`server`] listens.
 
 pub mod backend;
+mod compare;
 mod descriptors;
 pub mod error;
 mod exec;
+mod expect;
 mod extract;
 mod labs;
 mod live;
 mod openapi;
 mod probes;
+mod reports;
 pub mod server;
 mod stream;
+pub mod topology;
 
 use std::sync::Arc;
 
@@ -23,9 +27,10 @@ use schemars::JsonSchema;
 use serde_json::Value;
 use vnet_api::{
     ApplyEvent, ApplyRequest, DoctorReport, DropReport, ExecRequest, FlowReport, GatewayReport, Health,
-    LabSummary, LogReport, NDJSON, PeerConfig, PingEvent, PingRequest, Resource, TrafficEvent,
-    TrafficRequest, ValidateReport,
+    LabSummary, LogReport, MatrixReport, NDJSON, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
+    TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
 };
+use vnet_fabric::effective::{EffectiveNsgList, EffectiveRoutes, FlowVerdict, NextHopAnswer};
 
 pub use backend::{Answer, Backend, ExecFailure, Execution};
 pub use error::ApiError;
@@ -58,6 +63,7 @@ impl Api {
         let mut routes = Routes::new();
         daemon_routes::<B>(&mut routes);
         lab_routes::<B>(&mut routes);
+        report_routes::<B>(&mut routes);
         live_routes::<B>(&mut routes);
         machine_routes::<B>(&mut routes);
         let (router, document) = routes.finish();
@@ -155,6 +161,37 @@ fn lab_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let summary = "The lab's resources and their state.";
     let operation = described::<_, List<Resource>>(routes, "listResources", summary).query(query);
     routes.add(Method::GET, "/v1/labs/{lab}/resources", operation, labs::resources::<B>);
+}
+
+fn report_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let query = routes.query::<reports::TargetQuery>();
+    let summary = "The routes in force, in Azure's shape.";
+    let operation =
+        described::<_, EffectiveRoutes>(routes, "getEffectiveRoutes", summary).query(query.clone());
+    routes.add(Method::GET, "/v1/labs/{lab}/effective-routes", operation, reports::effective_routes::<B>);
+    let summary = "The security rules in force, in Azure's shape.";
+    let operation = described::<_, EffectiveNsgList>(routes, "getEffectiveNsg", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/effective-nsg", operation, reports::effective_nsg::<B>);
+    let query = routes.query::<reports::NextHopQuery>();
+    let summary = "Where a VM sends packets for an address next.";
+    let operation = described::<_, NextHopAnswer>(routes, "getNextHop", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/next-hop", operation, reports::next_hop::<B>);
+    let query = routes.query::<reports::FlowVerifyQuery>();
+    let summary = "Whether a VM's security rules allow a packet.";
+    let operation = described::<_, FlowVerdict>(routes, "verifyIpFlow", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/ip-flow-verify", operation, reports::ip_flow_verify::<B>);
+    let query = routes.query::<reports::PathQuery>();
+    let summary = "Each step of a packet and of its answer; with probe=true a packet is sent and compared.";
+    let operation = described::<_, PathAnswer>(routes, "getPath", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/path", operation, reports::path::<B>);
+    let query = routes.query::<reports::MatrixQuery>();
+    let operation =
+        described::<_, MatrixReport>(routes, "getMatrix", "All pairs, verdict and way.").query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/matrix", operation, reports::matrix::<B>);
+    let request = routes.schema::<TestRequest>();
+    let summary = "Proves the expect list, or that of the file sent along, with real packets.";
+    let operation = streamed::<_, TestEvent>(routes, "test", summary).request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/test", operation, expect::test::<B>);
 }
 
 fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {

@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use vnet_api::*;
+use vnet_config::Topology;
+use vnet_fabric::Snapshot;
 use vnetd::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use vnetd::metrics::{LabCounters, WorkerCounter};
 
@@ -20,6 +22,14 @@ impl Fake {
         let labs = self.labs.lock().expect("no test panics while it holds the labs");
         if labs.iter().any(|name| name == lab) { Ok(()) } else { Err(ApiError::lab_not_found(lab)) }
     }
+}
+
+fn hub_spoke() -> Topology {
+    let text = include_str!("../../../examples/hub-spoke.yaml");
+    let mut topology =
+        vnet_config::load(text, "hub-spoke.yaml", None).expect("the example is valid").topology;
+    topology.name = "hub".into();
+    topology
 }
 
 fn step(object: &str, state: ProgressState) -> Progress {
@@ -104,6 +114,16 @@ impl Backend for Fake {
         Ok(vec![machine("web"), machine("db")])
     }
 
+    async fn topology(&self, lab: &str) -> Answer<Arc<Topology>> {
+        self.check(lab)?;
+        Ok(Arc::new(hub_spoke()))
+    }
+
+    async fn snapshot(&self, lab: &str) -> Answer<Arc<Snapshot>> {
+        self.check(lab)?;
+        Ok(Arc::new(vnet_fabric::converge(&hub_spoke()).1))
+    }
+
     async fn flows(&self, lab: &str, limit: usize) -> Answer<FlowReport> {
         self.check(lab)?;
         Ok(FlowReport { value: Vec::new(), total: limit })
@@ -130,7 +150,7 @@ impl Backend for Fake {
     async fn probe(&self, _: &str, request: ProbeRequest) -> Answer<ProbeResult> {
         let source = "10.1.0.4".parse().expect("an address");
         let destination = "10.2.0.4".parse().expect("an address");
-        let answered = request.to == "db";
+        let answered = request.to == "db" && request.service.port == 443;
         Ok(ProbeResult {
             outcome: if answered { ProbeOutcome::Answered } else { ProbeOutcome::Dropped },
             source,

@@ -194,6 +194,74 @@ async fn probes_and_traffic_stream() {
 }
 
 #[tokio::test]
+async fn predictions_come_from_the_snapshot() {
+    let daemon = Daemon::start();
+    daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
+    let get = async |path: &str| daemon.json(Method::GET, &format!("/v1/labs/hub/{path}"), None).await;
+
+    let (_, routes) = get("effective-routes?target=web").await;
+    let user = routes["value"].as_array().and_then(|all| all.iter().find(|route| route["source"] == "User"));
+    assert_eq!(user.map(|route| &route["nextHopIpAddress"]), Some(&json!(["10.0.1.4"])), "{routes}");
+    let (_, hop) = get("next-hop?vm=web&destIp=10.2.0.4").await;
+    assert_eq!(hop["nextHopType"], "VirtualAppliance", "{hop}");
+    let query = "vm=web&direction=Inbound&protocol=tcp&local=10.1.0.4:443&remote=10.2.0.4:50000";
+    let (_, flow) = get(&format!("ip-flow-verify?{query}")).await;
+    assert_eq!(
+        (&flow["access"], &flow["ruleName"]),
+        (&json!("Allow"), &json!("securityRules/allow-https")),
+        "{flow}"
+    );
+    let (_, groups) = get("effective-nsg?target=web").await;
+    assert_eq!(groups["value"][0]["association"]["subnet"]["id"], "spoke1/app", "{groups}");
+
+    let (_, path) = get("path?from=web&to=db&service=tcp/443&probe=true").await;
+    assert_eq!((&path["verdict"], &path["via"]), (&json!("allow"), &json!(["fw"])), "{path}");
+    assert_eq!(path["probe"]["agrees"], true, "{path}");
+    let (_, path) = get("path?from=batch&to=web&service=icmp&probe=true").await;
+    assert_eq!(path["reason"], "RouteNone", "{path}");
+    assert_eq!(path["probe"]["agrees"], false, "the fake drops with another reason: {path}");
+    let (_, matrix) = get("matrix?service=icmp").await;
+    assert_eq!(matrix["value"].as_array().map(Vec::len), Some(30), "six machines: {matrix}");
+
+    for path in ["effective-routes?target=nobody", "path?from=web&to=nobody&service=icmp"] {
+        assert_eq!(get(path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    for path in ["effective-routes", "path?from=web&to=db&service=tcp", "next-hop?vm=web&destIp=nowhere"] {
+        assert_eq!(get(path).await.0, StatusCode::BAD_REQUEST, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn expectations_are_proved_one_by_one() {
+    let daemon = Daemon::start();
+    daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
+    let events = daemon.lines(Method::POST, "/v1/labs/hub/test", Some(json!({}))).await;
+    let of = |title: &str| {
+        events.iter().find(|event| event["title"] == title).unwrap_or_else(|| panic!("{title}"))
+    };
+    // The fake answers tcp/443 to db alone, through fw, and names no rule.
+    let found = of("web -> db tcp/443 allow via fw");
+    let message = "rule: expected east-west/web/https, got none";
+    assert_eq!((&found["outcome"], &found["messages"]), (&json!("fail"), &json!([message])));
+    let found = of("web -> db tcp/22 deny FirewallDeny");
+    assert_eq!(found["outcome"], "pass", "{found}");
+    let summary = events.last().expect("a summary ends the stream");
+    let total = events.len() as u64 - 1;
+    let sum = |names: &[&str]| names.iter().filter_map(|name| summary[*name].as_u64()).sum::<u64>();
+    assert_eq!(sum(&["passed", "failed", "errors"]), total, "{summary}");
+
+    let other = json!({ "topology": { "origin": "x.yaml", "text": "name: other" } });
+    let (status, error) = daemon.json(Method::POST, "/v1/labs/hub/test", Some(other)).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+    let broken = json!({ "topology": { "origin": "x.yaml", "text": "name: [" } });
+    let (status, error) = daemon.json(Method::POST, "/v1/labs/hub/test", Some(broken)).await;
+    assert_eq!(
+        (status, &error["diagnostics"][0]["file"]),
+        (StatusCode::UNPROCESSABLE_ENTITY, &json!("x.yaml"))
+    );
+}
+
+#[tokio::test]
 async fn one_daemon_holds_the_socket_and_the_next_takes_over() {
     let mut daemon = Daemon::start();
     let mode = std::fs::metadata(&daemon.socket).expect("the socket is there").permissions().mode();

@@ -1,0 +1,100 @@
+//! What a packet met, held against what was predicted.
+
+use vnet_api::{FlowVerdict, ProbeComparison, ProbeResult};
+use vnet_fabric::PathReport;
+use vnet_fabric::path::PathVerdict;
+
+fn word(verdict: FlowVerdict) -> &'static str {
+    match verdict {
+        FlowVerdict::Allow => "allow",
+        FlowVerdict::Deny => "deny",
+    }
+}
+
+/// `fw, hub-vpn`, or `direct`.
+pub(crate) fn way(appliances: &[String]) -> String {
+    if appliances.is_empty() { "direct".to_owned() } else { appliances.join(", ") }
+}
+
+/// Every point in which the two differ. Of a dropped packet the way is compared as far as it came.
+pub(crate) fn compare(prediction: &PathReport, result: ProbeResult) -> ProbeComparison {
+    let mut differences = Vec::new();
+    let mut differ = |what: &str, predicted: &str, met: &str| {
+        if predicted != met {
+            differences.push(format!("{what}: predicted {predicted}, the packet met {met}"));
+        }
+    };
+    let predicted = match prediction.verdict {
+        PathVerdict::Allow => FlowVerdict::Allow,
+        PathVerdict::Deny => FlowVerdict::Deny,
+    };
+    let met = result.verdict();
+    differ("verdict", word(predicted), word(met));
+    if met == FlowVerdict::Deny && predicted == FlowVerdict::Deny {
+        let none = "no reason";
+        differ(
+            "reason",
+            prediction.reason.as_deref().unwrap_or(none),
+            result.reason.as_deref().unwrap_or(none),
+        );
+    }
+    if met == FlowVerdict::Allow && predicted == FlowVerdict::Allow {
+        differ("way out", &way(&prediction.via), &way(&result.via));
+        differ("way back", &way(&prediction.via_reverse), &way(&result.via_reverse));
+        if let (Some(predicted), Some(seen)) = (prediction.source_seen_as, result.source_seen_as) {
+            differ("source seen as", &predicted.to_string(), &seen.to_string());
+        }
+    }
+    ProbeComparison { agrees: differences.is_empty(), result, differences }
+}
+
+#[cfg(test)]
+mod tests {
+    use vnet_api::ProbeOutcome;
+    use vnet_config::model::ProbeProtocol;
+
+    use super::*;
+
+    fn prediction() -> PathReport {
+        let text = include_str!("../../../examples/hub-spoke.yaml");
+        let loaded = vnet_config::load(text, "hub-spoke.yaml", None).expect("the example is valid");
+        let (_, snapshot) = vnet_fabric::converge(&loaded.topology);
+        vnet_fabric::path(&snapshot, "web", "db", ProbeProtocol::Tcp, Some(443)).expect("both are there")
+    }
+
+    fn answered() -> ProbeResult {
+        ProbeResult {
+            outcome: ProbeOutcome::Answered,
+            source: "10.1.0.4".parse().expect("an address"),
+            destination: "10.2.0.4".parse().expect("an address"),
+            rtt_us: Some(100),
+            reason: None,
+            rule: None,
+            via: vec!["fw".into()],
+            via_reverse: vec!["fw".into()],
+            source_seen_as: None,
+        }
+    }
+
+    #[test]
+    fn agreement_and_each_kind_of_difference() {
+        let prediction = prediction();
+        assert_eq!(compare(&prediction, answered()).differences, Vec::<String>::new());
+        let direct = ProbeResult { via: Vec::new(), ..answered() };
+        assert_eq!(
+            compare(&prediction, direct).differences,
+            ["way out: predicted fw, the packet met direct"]
+        );
+        let dropped =
+            ProbeResult { outcome: ProbeOutcome::Dropped, reason: Some("NsgDeny".into()), ..answered() };
+        let comparison = compare(&prediction, dropped.clone());
+        assert!(!comparison.agrees);
+        assert_eq!(comparison.differences, ["verdict: predicted allow, the packet met deny"]);
+        let denied =
+            PathReport { verdict: PathVerdict::Deny, reason: Some("FirewallDeny".into()), ..prediction };
+        assert_eq!(
+            compare(&denied, dropped).differences,
+            ["reason: predicted FirewallDeny, the packet met NsgDeny"]
+        );
+    }
+}

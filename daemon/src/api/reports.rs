@@ -1,0 +1,189 @@
+//! Predictions: what the fabric answers from the snapshot in force.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use vnet_api::{MatrixEntry, MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
+use vnet_fabric::effective::{
+    self, EffectiveNsgList, EffectiveRoutes, FlowDirection, FlowQuery, FlowVerdict, NextHopAnswer,
+    QuestionError,
+};
+
+use super::App;
+use super::backend::{Answer, Backend};
+use super::compare::compare;
+use super::error::ApiError;
+use super::extract::{Json, Params};
+
+impl From<QuestionError> for ApiError {
+    fn from(error: QuestionError) -> ApiError {
+        let message = format!("{error}.");
+        match error {
+            QuestionError::Unknown { .. } => ApiError::unresolved(message),
+            QuestionError::NoNic(_) | QuestionError::NoCommonFamily(..) => ApiError::bad_request(message),
+        }
+    }
+}
+
+/// How long a probe of `path` waits for its answer, in milliseconds.
+const PROBE_TIMEOUT_MS: u64 = 2000;
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct TargetQuery {
+    /// VM, VM/NIC, VNET/SUBNET, firewall or gateway.
+    target: String,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NextHopQuery {
+    /// The VM.
+    vm: String,
+    /// Its NIC; the primary one if none is named.
+    nic: Option<String>,
+    /// Where to.
+    dest_ip: IpAddr,
+    /// From which of its addresses.
+    source_ip: Option<IpAddr>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct FlowVerifyQuery {
+    /// The VM.
+    vm: String,
+    /// Its NIC; the one that holds the local address if none is named.
+    nic: Option<String>,
+    /// Which way.
+    direction: FlowDirection,
+    /// TCP, UDP or ICMP.
+    protocol: Protocol,
+    /// The VM's address and port.
+    local: SocketAddr,
+    /// The other side's address and port.
+    remote: SocketAddr,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct PathQuery {
+    /// A machine, appliance or address.
+    from: String,
+    /// A machine, appliance or address.
+    to: String,
+    /// tcp/PORT, udp/PORT or icmp.
+    service: Service,
+    /// Send a packet too, and hold it against the prediction.
+    #[serde(default)]
+    probe: bool,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct MatrixQuery {
+    /// tcp/PORT, udp/PORT or icmp.
+    service: Service,
+}
+
+fn with_nic(vm: &str, nic: Option<&str>) -> String {
+    nic.map_or_else(|| vm.to_owned(), |nic| format!("{vm}/{nic}"))
+}
+
+pub(crate) async fn effective_routes<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<TargetQuery>,
+) -> Answer<Json<EffectiveRoutes>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    Ok(Json(effective::effective_routes(&snapshot, &query.target)?))
+}
+
+pub(crate) async fn effective_nsg<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<TargetQuery>,
+) -> Answer<Json<EffectiveNsgList>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    Ok(Json(effective::effective_nsg(&snapshot, &query.target)?))
+}
+
+pub(crate) async fn next_hop<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<NextHopQuery>,
+) -> Answer<Json<NextHopAnswer>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    let target = with_nic(&query.vm, query.nic.as_deref());
+    Ok(Json(effective::next_hop(&snapshot, &target, query.dest_ip, query.source_ip)?))
+}
+
+pub(crate) async fn ip_flow_verify<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<FlowVerifyQuery>,
+) -> Answer<Json<FlowVerdict>> {
+    use vnet_dataplane::Protocol as Number;
+    if query.local.is_ipv4() != query.remote.is_ipv4() {
+        return Err(ApiError::bad_request("The local and the remote address are of different families."));
+    }
+    let snapshot = app.backend.snapshot(&lab).await?;
+    let protocol = match query.protocol {
+        Protocol::Tcp => Number::TCP,
+        Protocol::Udp => Number::UDP,
+        Protocol::Icmp if query.local.is_ipv4() => Number::ICMP,
+        Protocol::Icmp => Number::ICMPV6,
+    };
+    let question = FlowQuery {
+        direction: query.direction,
+        protocol,
+        local: (query.local.ip(), query.local.port()),
+        remote: (query.remote.ip(), query.remote.port()),
+    };
+    let target = with_nic(&query.vm, query.nic.as_deref());
+    Ok(Json(effective::ip_flow_verify(&snapshot, &target, &question)?))
+}
+
+pub(crate) async fn path<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<PathQuery>,
+) -> Answer<Json<PathAnswer>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    let (protocol, port) = query.service.asked();
+    let prediction = vnet_fabric::path(&snapshot, &query.from, &query.to, protocol, port)?;
+    let probe = if query.probe {
+        let request = ProbeRequest {
+            from: query.from,
+            to: query.to,
+            service: query.service,
+            timeout_ms: PROBE_TIMEOUT_MS,
+            payload_bytes: 0,
+        };
+        Some(compare(&prediction, app.backend.probe(&lab, request).await?))
+    } else {
+        None
+    };
+    Ok(Json(PathAnswer { prediction, probe }))
+}
+
+pub(crate) async fn matrix<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<MatrixQuery>,
+) -> Response {
+    let snapshot = match app.backend.snapshot(&lab).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return error.into_response(),
+    };
+    let (protocol, port) = query.service.asked();
+    // Two hundred machines are forty thousand decisions: not on a thread that others wait for.
+    let pairs = tokio::task::spawn_blocking(move || vnet_fabric::matrix(&snapshot, protocol, port)).await;
+    match pairs {
+        Ok(pairs) => {
+            let value = pairs.into_iter().map(MatrixEntry::from).collect();
+            Json(MatrixReport { service: query.service, value }).into_response()
+        }
+        Err(_) => ApiError::internal("The matrix could not be made.").into_response(),
+    }
+}
