@@ -70,7 +70,7 @@ impl Config {
 async fn status(context: &Context) -> anyhow::Result<u8> {
     let path = context.lab_path("/gateways").await?;
     let report: GatewayReport = context.client.get(&path).await?;
-    context.print(&report, |report| table(report))?;
+    context.print(&report, table)?;
     Ok(0)
 }
 
