@@ -11,7 +11,7 @@ use vnet_router::RouterOptions;
 use vnetd::api::Api;
 use vnetd::api::server::{self, Socket};
 use vnetd::engine::{Engine, Options, Service};
-use vnetd::host::{enter, state_dir};
+use vnetd::host::{doctor, enter, state_dir};
 use vnetd::io::tun::Offloads;
 use vnetd::logging::{self, LogControl, LogFormat};
 use vnetd::metrics::Metrics;
@@ -56,6 +56,9 @@ struct Args {
     /// End when the last lab is gone.
     #[arg(long, env = "VNETD_EXIT_WITH_LAST_LAB")]
     exit_with_last_lab: bool,
+    /// Look at the host, print what it lacks as JSON, and end.
+    #[arg(long)]
+    doctor: bool,
 }
 
 fn parse_offloads(text: &str) -> Result<Offloads, String> {
@@ -69,7 +72,11 @@ fn parse_offloads(text: &str) -> Result<Offloads, String> {
             "tso4" => offloads.tso4 = true,
             "tso6" => offloads.tso6 = true,
             "uso" => offloads.uso = true,
-            _ => return Err(format!("'{name}' is no offload: write all, none, or some of csum, tso4, tso6, uso")),
+            _ => {
+                return Err(format!(
+                    "'{name}' is no offload: write all, none, or some of csum, tso4, tso6, uso"
+                ));
+            }
         }
     }
     Ok(offloads)
@@ -78,7 +85,9 @@ fn parse_offloads(text: &str) -> Result<Offloads, String> {
 fn parse_metrics(text: &str) -> anyhow::Result<Option<SocketAddr>> {
     match text {
         "none" => Ok(None),
-        address => address.parse().map(Some).with_context(|| format!("'{address}' is no address with a port")),
+        address => {
+            address.parse().map(Some).with_context(|| format!("'{address}' is no address with a port"))
+        }
     }
 }
 
@@ -92,6 +101,12 @@ fn default_workers() -> usize {
 fn main() -> anyhow::Result<()> {
     enter::run_if_asked();
     let args = Args::parse();
+    if args.doctor {
+        let state_root = state_dir::default_root(args.state_dir.as_deref());
+        let report = doctor::examine(&state_root, parse_metrics(&args.metrics)?);
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
     let log = logging::start(args.log_format, &args.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(args, log))

@@ -52,7 +52,7 @@ pub trait Backend: Send + Sync + 'static {
     /// One lab.
     fn lab(&self, lab: &str) -> answers!(LabSummary);
 
-    /// Brings the lab to what the file says, or leaves it as it was. `lab` is the name in the request's path; a file
+    /// Brings the lab to what the file says and times it in the metrics, or leaves it as it was. `lab` is the name in the request's path; a file
     /// with another name is refused. Sends a step's progress as it goes and does not wait for a reader that is gone.
     fn apply(
         &self,

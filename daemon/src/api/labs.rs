@@ -1,16 +1,13 @@
 //! A lab's life: list, apply, plan, down, validate, show.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use vnet_api::{
-    ApplyEvent, ApplyRequest, DownReport, Health, LabSummary, Progress, Resource, ValidateReport,
-};
+use vnet_api::{ApplyEvent, ApplyRequest, Health, LabSummary, Progress, Resource, ValidateReport};
 
 use super::App;
 use super::backend::{Answer, Backend};
@@ -71,35 +68,19 @@ pub(crate) async fn put<B: Backend>(
         };
     }
     long_work(move |progress| async move {
-        let begun = Instant::now();
-        let report = app.backend.apply(&lab, request, progress).await?;
-        app.metrics.applied(&report.lab, begun.elapsed().as_secs_f64());
-        Ok(ApplyEvent::Applied(report))
+        Ok(ApplyEvent::Applied(app.backend.apply(&lab, request, progress).await?))
     })
     .await
 }
 
 pub(crate) async fn delete<B: Backend>(State(app): State<Arc<App<B>>>, Path(lab): Path<String>) -> Response {
-    long_work(move |progress| async move {
-        let report = app.backend.down(&lab, progress).await?;
-        Ok(removed(&app, report))
-    })
-    .await
+    long_work(move |progress| async move { Ok(ApplyEvent::Removed(app.backend.down(&lab, progress).await?)) })
+        .await
 }
 
 pub(crate) async fn delete_all<B: Backend>(State(app): State<Arc<App<B>>>) -> Response {
-    long_work(move |progress| async move {
-        let report = app.backend.down_all(progress).await?;
-        Ok(removed(&app, report))
-    })
-    .await
-}
-
-fn removed<B>(app: &App<B>, report: DownReport) -> ApplyEvent {
-    for lab in &report.labs {
-        app.metrics.forget(lab);
-    }
-    ApplyEvent::Removed(report)
+    long_work(move |progress| async move { Ok(ApplyEvent::Removed(app.backend.down_all(progress).await?)) })
+        .await
 }
 
 pub(crate) async fn validate<B: Backend>(

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use vnet_api::{
-    ApplyReport, ApplyRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport, DropReport, ExecRequest,
-    FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
-    Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
+    ApplyReport, ApplyRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport, DropReport,
+    ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest,
+    ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
 };
 
 use vnet_config::model::Topology;
+use vnet_fabric::Snapshot;
 use vnet_fabric::control::Effect;
 
 use super::input::Input;
@@ -36,7 +37,10 @@ impl Service {
     }
 
     /// Runs work that blocks on a thread where it may.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Engine) -> T + Send + 'static) -> Answer<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Engine) -> T + Send + 'static,
+    ) -> Answer<T> {
         let engine = Arc::clone(&self.engine);
         tokio::task::spawn_blocking(move || work(&engine))
             .await
@@ -102,9 +106,10 @@ fn change(change: vnet_config::Change) -> Change {
 fn effect_changes(effects: &[Effect]) -> impl Iterator<Item = Change> {
     effects.iter().filter_map(|effect| {
         let (path, detail) = match effect {
-            Effect::PeeringRecreated { local, remote } => {
-                (format!("virtualNetworks.{local}.peerings.{remote}"), "Disconnected: removed and created anew")
-            }
+            Effect::PeeringRecreated { local, remote } => (
+                format!("virtualNetworks.{local}.peerings.{remote}"),
+                "Disconnected: removed and created anew",
+            ),
             Effect::PeeringSynced { local, remote } => {
                 (format!("virtualNetworks.{local}.peerings.{remote}"), "synchronised with the changed ranges")
             }
@@ -121,7 +126,12 @@ fn summary(lab: &Lab) -> LabSummary {
         provisioning_state: "Succeeded".to_owned(),
         origin: control.file.origin.clone(),
         virtual_networks: control.topology.virtual_networks.len(),
-        machines: control.blueprint.namespaces.values().filter(|namespace| namespace.role.is_machine()).count(),
+        machines: control
+            .blueprint
+            .namespaces
+            .values()
+            .filter(|namespace| namespace.role.is_machine())
+            .count(),
         epoch: lab.snapshot().epoch(),
     }
 }
@@ -139,7 +149,12 @@ impl Backend for Service {
         self.on_lab(lab, |lab| Ok(summary(lab))).await
     }
 
-    async fn apply(&self, lab: &str, request: ApplyRequest, progress: mpsc::Sender<Progress>) -> Answer<ApplyReport> {
+    async fn apply(
+        &self,
+        lab: &str,
+        request: ApplyRequest,
+        progress: mpsc::Sender<Progress>,
+    ) -> Answer<ApplyReport> {
         let name = lab.to_owned();
         let began = Instant::now();
         let report = self
@@ -150,7 +165,13 @@ impl Backend for Service {
                 let warnings = input.warnings.clone();
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
                 changes.extend(effect_changes(&applied.effects));
-                Ok(ApplyReport { lab: name, created, changes, warnings, ms: began.elapsed().as_millis() as u64 })
+                Ok(ApplyReport {
+                    lab: name,
+                    created,
+                    changes,
+                    warnings,
+                    ms: began.elapsed().as_millis() as u64,
+                })
             })
             .await??;
         self.metrics.applied(&report.lab, began.elapsed().as_secs_f64());
@@ -201,6 +222,14 @@ impl Backend for Service {
         Ok(report)
     }
 
+    async fn topology(&self, lab: &str) -> Answer<Arc<Topology>> {
+        self.on_lab(lab, |lab| Ok(Arc::clone(&lab.control().topology))).await
+    }
+
+    async fn snapshot(&self, lab: &str) -> Answer<Arc<Snapshot>> {
+        Ok(self.engine.get(lab)?.snapshot())
+    }
+
     async fn resources(&self, lab: &str) -> Answer<Vec<Resource>> {
         self.on_lab(lab, |lab| Ok(resources::all(lab))).await
     }
@@ -220,7 +249,8 @@ impl Backend for Service {
     async fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> Answer<PeerConfig> {
         let connection = connection.to_owned();
         self.on_lab(lab, move |lab| {
-            live::peer_config(lab, &connection, format).ok_or_else(|| ApiError::not_found("connection", &connection))
+            live::peer_config(lab, &connection, format)
+                .ok_or_else(|| ApiError::not_found("connection", &connection))
         })
         .await
     }
@@ -269,12 +299,16 @@ impl Backend for Service {
 
     async fn doctor(&self) -> DoctorReport {
         let options = self.engine.options.clone();
-        self.blocking(move |_| crate::host::doctor::examine(&options.state_root, options.metrics)).await.unwrap_or_default()
+        self.blocking(move |_| crate::host::doctor::examine(&options.state_root, options.metrics))
+            .await
+            .unwrap_or_default()
     }
 
     async fn counters(&self) -> Vec<LabCounters> {
         let labs: Vec<Arc<Lab>> = self.engine.labs().values().cloned().collect();
-        self.blocking(move |_| labs.iter().map(|lab| scrape::counters(lab)).collect()).await.unwrap_or_default()
+        self.blocking(move |_| labs.iter().map(|lab| scrape::counters(lab)).collect())
+            .await
+            .unwrap_or_default()
     }
 }
 

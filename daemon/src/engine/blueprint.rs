@@ -104,7 +104,9 @@ impl Blueprint {
             blueprint.add_behind_cable(name, Role::InternetHost, &host.addresses, INTERNET);
         }
         for (site, spec) in &topology.on_premises_sites {
-            let Some(device) = spec.vpn_device.as_ref().filter(|device| device.kind == VpnDeviceKind::External) else {
+            let Some(device) =
+                spec.vpn_device.as_ref().filter(|device| device.kind == VpnDeviceKind::External)
+            else {
                 continue;
             };
             blueprint.add_behind_cable(site, Role::ExternalDevice, &[device.public_ip_address], INTERNET);
@@ -127,9 +129,11 @@ impl Blueprint {
     fn add_port(&mut self, port: &PortInfo, snapshot: &Snapshot) {
         let Some((name, role, device)) = placement(&port.kind) else { return };
         let routes = match port.kind {
-            PortKind::InternetEdge => {
-                snapshot.edge_addresses().iter().map(|address| RouteSpec::on_link(IpNet::from(*address))).collect()
-            }
+            PortKind::InternetEdge => snapshot
+                .edge_addresses()
+                .iter()
+                .map(|address| RouteSpec::on_link(IpNet::from(*address)))
+                .collect(),
             _ if port.default_route => default_routes(&port.addresses),
             _ => Vec::new(),
         };
@@ -205,8 +209,9 @@ fn default_routes(addresses: &[IpNet]) -> Vec<RouteSpec> {
 fn cable_routes(addresses: &[IpNet]) -> Vec<RouteSpec> {
     let mut routes = default_routes(addresses);
     for route in &mut routes {
-        route.gateway =
-            CABLE_GATEWAYS.into_iter().find(|gateway| gateway.is_ipv4() == route.destination.addr().is_ipv4());
+        route.gateway = CABLE_GATEWAYS
+            .into_iter()
+            .find(|gateway| gateway.is_ipv4() == route.destination.addr().is_ipv4());
     }
     routes
 }

@@ -82,7 +82,13 @@ impl Site {
         }
     }
 
-    fn advance(&mut self, old: &Blueprint, new: &Blueprint, built: &mut Built, report: Report<'_>) -> Result<()> {
+    fn advance(
+        &mut self,
+        old: &Blueprint,
+        new: &Blueprint,
+        built: &mut Built,
+        report: Report<'_>,
+    ) -> Result<()> {
         for (name, namespace) in &old.namespaces {
             if !new.namespaces.contains_key(name) {
                 self.remove(name, namespace.role, built, report)?;
@@ -159,7 +165,9 @@ impl Site {
         let gone: Vec<(PortId, String)> = self
             .attached
             .iter()
-            .filter(|(port, (owner, _))| owner == name && !namespace.devices.iter().any(|(_, kept)| kept == *port))
+            .filter(|(port, (owner, _))| {
+                owner == name && !namespace.devices.iter().any(|(_, kept)| kept == *port)
+            })
             .map(|(port, (_, device))| (*port, device.clone()))
             .collect();
         for (port, device) in gone {
@@ -194,12 +202,8 @@ impl Site {
     fn remove(&mut self, name: &str, role: Role, built: &mut Built, report: Report<'_>) -> Result<()> {
         fault::step("remove")?;
         let began = Instant::now();
-        let ports: Vec<PortId> = self
-            .attached
-            .iter()
-            .filter(|(_, (owner, _))| owner == name)
-            .map(|(port, _)| *port)
-            .collect();
+        let ports: Vec<PortId> =
+            self.attached.iter().filter(|(_, (owner, _))| owner == name).map(|(port, _)| *port).collect();
         for port in ports {
             self.attached.remove(&port);
             built.detached.push(port);
@@ -242,7 +246,8 @@ impl Site {
         drop(opened);
         for id in names {
             let began = Instant::now();
-            let role = blueprint.namespaces.get(id.vm()).map_or(Role::VirtualMachine, |namespace| namespace.role);
+            let role =
+                blueprint.namespaces.get(id.vm()).map_or(Role::VirtualMachine, |namespace| namespace.role);
             match netns::delete(&id) {
                 Ok(()) => report(progress(role, id.vm(), ProgressState::Removed, began)),
                 Err(error) => {

@@ -8,6 +8,7 @@ use vnet_api::{ApplyRequest, Diagnostic, Severity, TopologyFile};
 use vnet_config::Attachments;
 use vnet_config::model::Topology;
 
+use crate::api::topology::diagnostic;
 use crate::host::backing::MachineFile;
 
 /// A file that was accepted.
@@ -32,8 +33,9 @@ impl Input {
             Ok(content) => Ok((path.clone(), content)),
             Err(error) => Err(unreadable(file, path, &error.to_string())),
         });
-        let attachments = Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
-        let wire = |list: Vec<vnet_config::Diagnostic>| list.into_iter().map(to_wire).collect::<Vec<_>>();
+        let attachments =
+            Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
+        let wire = |list: Vec<vnet_config::Diagnostic>| list.into_iter().map(diagnostic).collect::<Vec<_>>();
         match vnet_config::load_with(&file.text, &file.origin, &attachments) {
             Ok(loaded) => Ok(Input {
                 file: file.clone(),
@@ -60,29 +62,17 @@ impl Input {
     }
 }
 
-fn to_wire(diagnostic: vnet_config::Diagnostic) -> Diagnostic {
-    Diagnostic {
-        severity: match diagnostic.severity {
-            vnet_config::Severity::Error => Severity::Error,
-            vnet_config::Severity::Warning => Severity::Warning,
-        },
-        code: diagnostic.code.unwrap_or(diagnostic.rule).into_owned(),
-        file: diagnostic.origin,
-        line: diagnostic.line,
-        column: diagnostic.column,
-        message: diagnostic.message,
-        remedy: diagnostic.remedy,
-    }
-}
-
 fn unreadable(file: &TopologyFile, path: &str, why: &str) -> Vec<Diagnostic> {
     vec![Diagnostic {
         severity: Severity::Error,
         code: "attachment".to_owned(),
+        path: String::new(),
         file: file.origin.clone(),
         line: 0,
         column: 0,
         message: format!("the content of '{path}' did not arrive as base64: {why}"),
         remedy: None,
+        source_line: None,
+        length: 0,
     }]
 }

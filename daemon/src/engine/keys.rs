@@ -79,7 +79,11 @@ pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
                     },
                     remote: SocketAddr::new(spec.remote, PORT),
                     roaming: false,
-                    mode: if spec.initiates { ConnectionMode::Default } else { ConnectionMode::ResponderOnly },
+                    mode: if spec.initiates {
+                        ConnectionMode::Default
+                    } else {
+                        ConnectionMode::ResponderOnly
+                    },
                 },
             }
         })

@@ -168,7 +168,8 @@ impl Lab {
             .and_then(|()| self.bind_tunnels(control, &snapshot, &mut keys))
             .and_then(|()| {
                 fault::step("store")?;
-                let accepted = Accepted { file: input.file.clone(), state: state.clone(), keys: keys.clone() };
+                let accepted =
+                    Accepted { file: input.file.clone(), state: state.clone(), keys: keys.clone() };
                 store::save(&control.dir, &accepted)
             });
         if let Err(error) = finished {
@@ -201,7 +202,12 @@ impl Lab {
     }
 
     /// Opens and closes sockets so that there is one for each public address of a tunnel, and sets the tunnels.
-    fn bind_tunnels(&self, control: &mut Control, snapshot: &Snapshot, keys: &mut Keys) -> Result<(), HostError> {
+    fn bind_tunnels(
+        &self,
+        control: &mut Control,
+        snapshot: &Snapshot,
+        keys: &mut Keys,
+    ) -> Result<(), HostError> {
         fault::step("tunnels")?;
         let setups = keys::setups(snapshot, keys);
         let wanted: HashSet<SocketAddr> = setups.iter().map(|setup| setup.local).collect();
@@ -237,15 +243,17 @@ impl Lab {
     }
 
     /// Brings the host, the sockets and the tunnels back to what they were.
-    fn take_back(&self, control: &mut Control, before: &Blueprint, after: &Blueprint, built: &Built, report: Report<'_>) {
+    fn take_back(
+        &self,
+        control: &mut Control,
+        before: &Blueprint,
+        after: &Blueprint,
+        built: &Built,
+        report: Report<'_>,
+    ) {
         let _quiet = fault::suspend();
         for name in &built.created {
-            report(Progress {
-                object: name.clone(),
-                state: ProgressState::RolledBack,
-                ms: 0,
-                message: None,
-            });
+            report(Progress { object: name.clone(), state: ProgressState::RolledBack, ms: 0, message: None });
         }
         match control.site.build(after, before, &|_| {}) {
             Ok(mut undone) => {
@@ -271,7 +279,10 @@ impl Lab {
             ConnectionStatus::NotConnected => {
                 let status = self.shared.tunnels().status(tunnel, monotonic());
                 let reason = status.and_then(|status| status.failure).map(|failure| failure.to_string());
-                Event::TunnelDown { tunnel: name.clone(), reason: reason.unwrap_or_else(|| "no session".into()) }
+                Event::TunnelDown {
+                    tunnel: name.clone(),
+                    reason: reason.unwrap_or_else(|| "no session".into()),
+                }
             }
             ConnectionStatus::Unknown | ConnectionStatus::Connecting => {
                 Event::TunnelConnecting { tunnel: name.clone() }

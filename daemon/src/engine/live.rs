@@ -3,19 +3,20 @@
 use std::net::SocketAddr;
 
 use vnet_api::{
-    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, PeerConfig, TunnelState,
-    TunnelStatus,
+    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, PeerConfig,
+    TunnelState, TunnelStatus,
 };
 use vnet_dataplane::{FlowState, PortId, Reason};
 use vnet_fabric::Verdict;
-use vnet_fabric::snapshot::{ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec};
+use vnet_fabric::snapshot::{
+    ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
+};
 use vnet_gateway::{ConnectionStatus, PORT};
 use vnet_router::FlowRecord;
 
 use super::keys;
 use super::lab::Lab;
 use crate::worker::monotonic;
-
 
 /// The live flows of a lab, busiest first.
 pub(super) fn flows(lab: &Lab, limit: usize) -> FlowReport {
@@ -54,10 +55,7 @@ fn flow_entry(snapshot: &Snapshot, record: &FlowRecord) -> FlowEntry {
         verdict: if reason.is_some() { FlowVerdict::Deny } else { FlowVerdict::Allow },
         reason: reason.map(|reason| reason.name().to_owned()),
         via: via(snapshot, record),
-        rule: record
-            .decided_by
-            .and_then(|rule| snapshot.rule(rule))
-            .map(|rule| rule.reference.name.clone()),
+        rule: record.decided_by.and_then(|rule| snapshot.rule(rule)).map(|rule| rule.reference.name.clone()),
         state: match record.state {
             FlowState::Opening => "new",
             FlowState::Established | FlowState::Datagram => "established",
@@ -111,9 +109,9 @@ pub(super) fn owner_name(snapshot: &Snapshot, port: PortId) -> String {
     match snapshot.port(port).map(|port| &port.kind) {
         Some(PortKind::Nic { vm, .. }) => vm.to_string(),
         Some(PortKind::SiteHost { host, .. }) => host.to_string(),
-        Some(PortKind::Appliance { kind: ApplianceKind::Firewall | ApplianceKind::Gateway, name, .. }) => {
-            name.to_string()
-        }
+        Some(PortKind::Appliance {
+            kind: ApplianceKind::Firewall | ApplianceKind::Gateway, name, ..
+        }) => name.to_string(),
         Some(PortKind::Tunnel(id)) => {
             snapshot.tunnel(*id).map_or_else(|| "tunnel".to_owned(), |spec| spec.gateway.to_string())
         }
@@ -185,7 +183,8 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
                     .map(|age| age.as_millis() as u64),
                 egress_bytes: status.as_ref().map_or(0, |status| status.sent_bytes),
                 ingress_bytes: status.as_ref().map_or(0, |status| status.received_bytes),
-                throughput_mbps: limiter_of(&snapshot, spec).map(|limiter| limiter.bits_per_second / 1_000_000),
+                throughput_mbps: limiter_of(&snapshot, spec)
+                    .map(|limiter| limiter.bits_per_second / 1_000_000),
             }
         })
         .collect();
@@ -254,4 +253,3 @@ pub(super) fn peer_config(lab: &Lab, connection: &str, format: ConfigFormat) -> 
     })?;
     Some(PeerConfig { connection: connection.to_owned(), text })
 }
-

@@ -172,7 +172,8 @@ impl Engine {
             self.remove_leftovers(name, dir)?;
             return Ok(false);
         };
-        let input = Input::load(&ApplyRequest { topology: accepted.file.clone() }).map_err(Failure::Refused)?;
+        let input =
+            Input::load(&ApplyRequest { topology: accepted.file.clone() }).map_err(Failure::Refused)?;
         let (lab, _) = Lab::open(&self.options, dir, input, Some(accepted), self.changes.clone(), &|_| {})?;
         self.enlist(lab);
         Ok(true)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use vnet_api::{ProbeOutcome, ProbeRequest, ProbeResult, Protocol};
 use vnet_dataplane::{FiveTuple, PortId};
-use vnet_fabric::snapshot::{PortKind, Snapshot, TunnelPeer};
 use vnet_fabric::Verdict;
+use vnet_fabric::snapshot::{PortKind, Snapshot, TunnelPeer};
 use vnet_router::{DropRecord, FlowRecord};
 
 use super::blueprint::Blueprint;
@@ -50,16 +50,21 @@ pub(super) fn addresses(blueprint: &Blueprint, machine: &str) -> Vec<IpAddr> {
 /// Finds sender and receiver: `from` is a machine, `to` a machine or an address.
 pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
     let control = lab.control();
-    let open = |name: &str| control.site.namespace(name).map(|ns| ns.try_clone().map_err(host_error)).transpose();
-    let is_machine =
-        |name: &str| control.blueprint.namespaces.get(name).is_some_and(|namespace| namespace.role.is_machine());
+    let open =
+        |name: &str| control.site.namespace(name).map(|ns| ns.try_clone().map_err(host_error)).transpose();
+    let is_machine = |name: &str| {
+        control.blueprint.namespaces.get(name).is_some_and(|namespace| namespace.role.is_machine())
+    };
     if !is_machine(from) {
         return Err(ApiError::not_found("machine", from));
     }
     let sender = open(from)?.ok_or_else(|| ApiError::not_found("machine", from))?;
     let sources = addresses(&control.blueprint, from);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
-        Ok(address) => (holder(&control.blueprint, address).map(|name| open(&name)).transpose()?.flatten(), vec![address]),
+        Ok(address) => (
+            holder(&control.blueprint, address).map(|name| open(&name)).transpose()?.flatten(),
+            vec![address],
+        ),
         Err(_) if is_machine(to) => (open(to)?, addresses(&control.blueprint, to)),
         Err(_) => return Err(ApiError::not_found("machine or address", to)),
     };
@@ -75,10 +80,9 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
 
 /// The machine that has this address, if only one has.
 fn holder(blueprint: &Blueprint, address: IpAddr) -> Option<String> {
-    let mut holders = blueprint
-        .namespaces
-        .iter()
-        .filter(|(name, namespace)| namespace.role.is_machine() && addresses(blueprint, name).contains(&address));
+    let mut holders = blueprint.namespaces.iter().filter(|(name, namespace)| {
+        namespace.role.is_machine() && addresses(blueprint, name).contains(&address)
+    });
     let (name, _) = holders.next()?;
     holders.next().is_none().then(|| name.clone())
 }
@@ -229,7 +233,9 @@ fn way(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Vec<String> {
             }),
             Verdict::Drop(_) => None,
         };
-        let Some(next) = next_port.and_then(|port| flows.iter().find(|flow| flow.port == port)) else { break };
+        let Some(next) = next_port.and_then(|port| flows.iter().find(|flow| flow.port == port)) else {
+            break;
+        };
         leg = next;
     }
     names

@@ -50,12 +50,20 @@ impl Drop for Supervisor {
 
 impl Programs {
     /// Writes what the machines see of their own: host name, hosts, and the files that the topology gives them.
-    pub(super) fn prepare(&mut self, dir: &StateDir, input: &Input, blueprint: &Blueprint) -> Result<(), HostError> {
+    pub(super) fn prepare(
+        &mut self,
+        dir: &StateDir,
+        input: &Input,
+        blueprint: &Blueprint,
+    ) -> Result<(), HostError> {
         let mut backings = BTreeMap::new();
         for (name, _) in blueprint.namespaces.iter().filter(|(_, namespace)| namespace.role.is_machine()) {
             let hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {name}\n");
             let files = input.machine_files(name);
-            backings.insert(name.clone(), Backing::prepare(&dir.machine(name), name, &hosts, RESOLV_CONF, &files)?);
+            backings.insert(
+                name.clone(),
+                Backing::prepare(&dir.machine(name), name, &hosts, RESOLV_CONF, &files)?,
+            );
         }
         self.backings = backings;
         self.supervisors.retain(|name, _| self.backings.contains_key(name));
@@ -70,7 +78,8 @@ impl Programs {
     /// Starts the commands of machines that are new.
     pub(super) fn start(&mut self, site: &Site, dir: &StateDir, topology: &Topology, created: &[String]) {
         for name in created {
-            let Some(machine) = topology.virtual_machines.get(name).filter(|machine| !machine.run.is_empty()) else {
+            let Some(machine) = topology.virtual_machines.get(name).filter(|machine| !machine.run.is_empty())
+            else {
                 continue;
             };
             let (Some(ns), Some(backing)) = (site.namespace(name), self.backings.get(name)) else { continue };
@@ -164,7 +173,9 @@ impl Runner {
                     }
                 }
             }
-            Err(error) => tracing::error!(vm = %self.name, command, %error, "a command of a machine did not start"),
+            Err(error) => {
+                tracing::error!(vm = %self.name, command, %error, "a command of a machine did not start")
+            }
         }
     }
 

@@ -103,7 +103,8 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
     match kind {
         "virtualNetworks" => list("addressSpace"),
         "virtualMachines" => {
-            let nics = properties.get("networkInterfaces").and_then(Value::as_array).cloned().unwrap_or_default();
+            let nics =
+                properties.get("networkInterfaces").and_then(Value::as_array).cloned().unwrap_or_default();
             let of = |nic: &Value| {
                 let device = texts(nic.get("name")).join("");
                 let mut addresses = texts(nic.get("privateIPAddresses"));
@@ -115,9 +116,16 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
             nics.iter().map(of).collect::<Vec<_>>().join("; ")
         }
         "azureFirewalls" | "virtualNetworkGateways" => format!("{} {}", text("virtualNetwork"), text("sku")),
-        "localNetworkGateways" => format!("{} {}", text("gatewayIpAddress"), list("localNetworkAddressSpace")),
+        "localNetworkGateways" => {
+            format!("{} {}", text("gatewayIpAddress"), list("localNetworkAddressSpace"))
+        }
         "connections" => {
-            format!("{} {}{}", text("virtualNetworkGateway1"), text("virtualNetworkGateway2"), text("localNetworkGateway2"))
+            format!(
+                "{} {}{}",
+                text("virtualNetworkGateway1"),
+                text("virtualNetworkGateway2"),
+                text("localNetworkGateway2")
+            )
         }
         "onPremisesSites" => list("addressSpace"),
         "routeTables" => counted(properties, "routes"),

@@ -120,7 +120,5 @@ fn launch(
         stdio,
         terminal: request.terminal,
     };
-    Launcher::default()
-        .spawn(spec)
-        .map_err(|error| ExecFailure { code: error.code, message: error.message })
+    Launcher::default().spawn(spec).map_err(|error| ExecFailure { code: error.code, message: error.message })
 }

@@ -8,8 +8,8 @@ use vnet_gateway::ConnectionStatus;
 use super::lab::Lab;
 use super::live::owner_name;
 use crate::metrics::{
-    Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter, Traffic,
-    TunnelCounter, WorkerCounter,
+    Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
+    Traffic, TunnelCounter, WorkerCounter,
 };
 use crate::worker::monotonic;
 
@@ -68,9 +68,11 @@ fn nics(lab: &Lab, snapshot: &Snapshot) -> Vec<NicCounter> {
 
 fn peerings(lab: &Lab, snapshot: &Snapshot) -> Vec<PeeringCounter> {
     let of = |spec: &vnet_fabric::snapshot::CounterSpec| match &spec.kind {
-        CounterKind::Peering { from, to } => {
-            Some(PeeringCounter { from: from.to_string(), to: to.to_string(), traffic: counter(lab, spec.id) })
-        }
+        CounterKind::Peering { from, to } => Some(PeeringCounter {
+            from: from.to_string(),
+            to: to.to_string(),
+            traffic: counter(lab, spec.id),
+        }),
         CounterKind::Tunnel { .. } => None,
     };
     snapshot.counters().iter().filter_map(of).collect()
@@ -139,7 +141,8 @@ fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
             found.map_or(Traffic { packets: 0, bytes: 0 }, |found| counter(lab, found.id))
         };
         let status = tunnels.status(spec.id, now);
-        let queued = snapshot.gateway_limiters(&spec.gateway).map(|limiter| rates.queued_bytes(limiter.id, now)).sum();
+        let queued =
+            snapshot.gateway_limiters(&spec.gateway).map(|limiter| rates.queued_bytes(limiter.id, now)).sum();
         TunnelCounter {
             gateway: spec.gateway.to_string(),
             connection: spec.connection.to_string(),

@@ -30,7 +30,10 @@ pub(super) fn traffic(
 ) -> Answer<TrafficReport> {
     let ends = probe::ends(lab, &request.from, &request.to)?;
     let Some(to) = &ends.to else {
-        return Err(ApiError::bad_request(format!("'{}' is no machine of the lab: nobody can receive there.", request.to)));
+        return Err(ApiError::bad_request(format!(
+            "'{}' is no machine of the lab: nobody can receive there.",
+            request.to
+        )));
     };
     let rate_bps = request.rate_mbps.map(|rate| rate * 1_000_000);
     let transport = match request.service.protocol {
@@ -85,9 +88,9 @@ pub(super) fn traffic(
 fn busiest_way(lab: &Lab, ends: &probe::Ends) -> Vec<String> {
     let snapshot = lab.snapshot();
     let flows = live::flow_records(lab);
-    let own = flows.iter().filter(|flow| {
-        flow.tuple.source == ends.source && flow.tuple.destination == ends.destination
-    });
+    let own = flows
+        .iter()
+        .filter(|flow| flow.tuple.source == ends.source && flow.tuple.destination == ends.destination);
     own.max_by_key(|flow| flow.bytes).map(|flow| live::via(&snapshot, flow)).unwrap_or_default()
 }
 

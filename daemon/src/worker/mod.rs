@@ -140,7 +140,10 @@ impl Worker {
     }
 
     /// Runs `task` on the worker's thread and returns its answer; `None` if the worker has stopped.
-    pub fn ask<T: Send + 'static>(&self, task: impl FnOnce(&mut Router, Nanos) -> T + Send + 'static) -> Option<T> {
+    pub fn ask<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Router, Nanos) -> T + Send + 'static,
+    ) -> Option<T> {
         let (answer, receive) = mpsc::sync_channel(1);
         self.command(Command::Task(Box::new(move |router, now| {
             // The asker may have given up; then nobody wants the answer.
