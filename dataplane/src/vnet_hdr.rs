@@ -92,8 +92,12 @@ impl Offload {
                 return Err(Malformed::Length);
             }
             let own = checksum::field_offset(headers.protocol(), headers.version);
+            let inside = if own.is_some() { headers.payload() } else { headers.l4() };
             if start == headers.l4_offset && own == Some(usize::from(offset)) {
                 offload.checksum = ChecksumState::Partial;
+            } else if usize::from(start) < inside {
+                // It would be written over this packet's own headers.
+                return Err(Malformed::Length);
             } else {
                 offload.inner_checksum = Some((start, offset));
             }
@@ -237,6 +241,16 @@ mod tests {
             assert!(Offload::read(&wrong, &headers).is_err(), "{wrong:?}");
         }
         assert!(VnetHeader::read(&[0; 9]).is_err());
+    }
+
+    #[test]
+    fn a_checksum_lies_behind_the_headers() {
+        let packet = testing::udp(false, (1, 2), &[0; 60]);
+        let headers = Headers::parse(&packet).unwrap();
+        for start in [0, 1, 19, 20, 27] {
+            assert!(Offload::read(&vnet(GSO_NONE, 0, start, 0), &headers).is_err(), "{start}");
+        }
+        assert!(Offload::read(&vnet(GSO_NONE, 0, 48, 16), &headers).is_ok());
     }
 
     #[test]
