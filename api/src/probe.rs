@@ -59,6 +59,9 @@ pub struct ProbeResult {
     /// The rule that allowed the packet or dropped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// All rules of firewalls and security groups that let the packet pass, in order.
+    #[serde(default)]
+    pub rules: Vec<String>,
     /// Appliances that the packet passed.
     #[serde(default)]
     pub via: Vec<String>,

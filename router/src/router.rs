@@ -52,6 +52,8 @@ pub struct FlowRecord {
     pub decided_by: Option<RuleId>,
     /// Stateful functions that they pass, in order.
     pub functions: Vec<FunctionId>,
+    /// The rules by which those let them pass, in the same order.
+    pub rules: Vec<RuleId>,
     /// Where the flow stands.
     pub state: FlowState,
     /// IP packets after segmentation.
@@ -225,16 +227,14 @@ impl Router {
                     Action::Drop(reason) => Verdict::Drop(*reason),
                     _ => return None,
                 };
+                let passed = || flow.sessions().iter().filter_map(|session| sessions.get(*session));
                 Some(FlowRecord {
                     port: flow.key().ingress(),
                     tuple: flow.key().tuple(),
                     verdict,
                     decided_by: flow.decided_by().map(RuleId),
-                    functions: flow
-                        .sessions()
-                        .iter()
-                        .filter_map(|session| Some(sessions.get(*session)?.function()))
-                        .collect(),
+                    functions: passed().map(|session| session.function()).collect(),
+                    rules: passed().map(|session| RuleId(session.rule())).collect(),
                     state: flow.state(),
                     packets: flow.packets,
                     bytes: flow.bytes,

@@ -70,6 +70,7 @@ mod tests {
             rtt_us: Some(100),
             reason: None,
             rule: None,
+            rules: Vec::new(),
             via: vec!["fw".into()],
             via_reverse: vec!["fw".into()],
             source_seen_as: None,

@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use vnet_api::{ProbeOutcome, ProbeRequest, ProbeResult, Protocol};
-use vnet_dataplane::{FiveTuple, PortId};
+use vnet_dataplane::{FiveTuple, PortId, Reason};
 use vnet_fabric::Verdict;
 use vnet_fabric::snapshot::{PortKind, Snapshot, TunnelPeer};
 use vnet_router::{DropRecord, FlowRecord};
@@ -17,10 +18,12 @@ use super::live;
 use crate::api::{Answer, ApiError};
 use crate::host::error::HostError;
 use crate::host::netns::Netns;
-use crate::host::probe::{self, Deadline, Outcome, Report, Responder, Service};
+use crate::host::probe::{self, Cancel, Deadline, Outcome, Report, Responder, Service};
 
 /// The longest that a caller may wait for one probe.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at the log of drops.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Hops of a way that evidence is followed over.
 const HOPS_MAX: usize = 16;
 
@@ -91,22 +94,69 @@ fn holder(blueprint: &Blueprint, address: IpAddr) -> Option<String> {
 pub(super) fn probe(lab: &Arc<Lab>, request: &ProbeRequest) -> Answer<ProbeResult> {
     let ends = ends(lab, &request.from, &request.to)?;
     let mark = lab.shared.drops().mark();
-    let deadline = Deadline::after(Duration::from_millis(request.timeout_ms).min(TIMEOUT_MAX));
-    let port = request.service.port;
+    let timeout = Duration::from_millis(request.timeout_ms).min(TIMEOUT_MAX);
     let responder = responder(&ends, request)?;
-    let destination = SocketAddr::new(ends.destination, port);
-    let source = Some(ends.source);
-    let report = match request.service.protocol {
-        Protocol::Icmp => {
-            probe::icmp_echo(&ends.from, source, ends.destination, request.payload_bytes, &deadline)
-        }
-        Protocol::Tcp => probe::tcp_connect(&ends.from, source, destination, &deadline),
-        Protocol::Udp => probe::udp_echo(&ends.from, source, destination, request.payload_bytes, &deadline),
+    let cancel = Cancel::default();
+    let done = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| end_when_dropped(lab, &ends, request, mark, &done, &cancel));
+        let report = send(&ends, request, &Deadline::or_cancelled(timeout, &cancel));
+        done.store(true, Ordering::Relaxed);
+        watcher.thread().unpark();
+        report
+    });
+    let mut report = report.map_err(host_error)?;
+    let mut evidence = Evidence::gather(lab, &ends, request, &report, mark);
+    if report.outcome == Outcome::Cancelled && evidence.drop_out.is_none() && evidence.drop_back.is_none() {
+        // What was dropped was somebody else's packet.
+        report = send(&ends, request, &Deadline::after(timeout)).map_err(host_error)?;
+        evidence = Evidence::gather(lab, &ends, request, &report, mark);
     }
-    .map_err(host_error)?;
     let seen = responder.as_ref().and_then(|responder| responder.seen().last().map(SocketAddr::ip));
     drop(responder);
-    Ok(Evidence::gather(lab, &ends, request, &report, mark).result(&report, &ends, seen))
+    Ok(evidence.result(&report, &ends, seen))
+}
+
+fn send(ends: &Ends, request: &ProbeRequest, deadline: &Deadline) -> crate::host::Result<Report> {
+    let destination = SocketAddr::new(ends.destination, request.service.port);
+    let source = Some(ends.source);
+    match request.service.protocol {
+        Protocol::Icmp => {
+            probe::icmp_echo(&ends.from, source, ends.destination, request.payload_bytes, deadline)
+        }
+        Protocol::Tcp => probe::tcp_connect(&ends.from, source, destination, deadline),
+        Protocol::Udp => probe::udp_echo(&ends.from, source, destination, request.payload_bytes, deadline),
+    }
+}
+
+/// Ends the wait once a packet like the probe, or an answer to it, was dropped by a decision: the next try would fare
+/// no better. What a handshake or a full queue dropped may pass when it is sent again.
+fn end_when_dropped(
+    lab: &Lab,
+    ends: &Ends,
+    request: &ProbeRequest,
+    mark: u64,
+    done: &AtomicBool,
+    cancel: &Cancel,
+) {
+    let passing =
+        [Reason::TunnelDown, Reason::ReceiverQueueFull, Reason::ShaperQueueFull, Reason::Impairment];
+    let same = |tuple: &FiveTuple| {
+        let ports =
+            request.service.protocol == Protocol::Icmp || tuple.destination_port == request.service.port;
+        ports && tuple.source == ends.source && tuple.destination == ends.destination
+    };
+    while !done.load(Ordering::Relaxed) {
+        std::thread::park_timeout(LOOK_AGAIN_AFTER);
+        let drops = lab.shared.drops();
+        let ours = drops.since(mark).any(|record| {
+            !passing.contains(&record.reason)
+                && record.tuple.is_some_and(|tuple| same(&tuple) || same(&tuple.reversed()))
+        });
+        if ours {
+            return cancel.cancel();
+        }
+    }
 }
 
 /// Somebody who answers at the receiver, unless a program there does already.
@@ -125,6 +175,7 @@ struct Evidence {
     via: Vec<String>,
     via_reverse: Vec<String>,
     rule: Option<String>,
+    rules: Vec<String>,
     drop_out: Option<(DropRecord, Option<String>)>,
     drop_back: Option<(DropRecord, Option<String>)>,
 }
@@ -150,6 +201,7 @@ impl Evidence {
             via: way(&snapshot, &forward),
             via_reverse: way(&snapshot, &reverse),
             rule: deciding_rule(&snapshot, &forward),
+            rules: passed_rules(&snapshot, &forward),
             drop_out: find(&matches),
             drop_back: find(&answers),
         }
@@ -176,6 +228,7 @@ impl Evidence {
             destination: ends.destination,
             rtt_us: rtt,
             rule: if reason.is_some() { drop_rule } else { self.rule },
+            rules: self.rules,
             reason,
             via: self.via,
             via_reverse: self.via_reverse,
@@ -256,4 +309,15 @@ fn deciding_rule(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Option<String> {
     let mut names = rules.map(|rule| (rule.hits.is_some(), rule.reference.name.clone()));
     let all: Vec<(bool, String)> = names.by_ref().collect();
     all.iter().find(|(counted, _)| *counted).or_else(|| all.first()).map(|(_, name)| name.clone())
+}
+
+/// The rules of the stateful functions that the packet passed, each once.
+fn passed_rules(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for rule in flows.iter().flat_map(|flow| &flow.rules).filter_map(|rule| snapshot.rule(*rule)) {
+        if !names.contains(&rule.reference.name) {
+            names.push(rule.reference.name.clone());
+        }
+    }
+    names
 }

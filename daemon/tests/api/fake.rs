@@ -158,6 +158,7 @@ impl Backend for Fake {
             rtt_us: answered.then_some(250),
             reason: (!answered).then(|| "FirewallDeny".to_owned()),
             rule: None,
+            rules: Vec::new(),
             via: vec!["fw".into()],
             via_reverse: vec!["fw".into()],
             source_seen_as: None,
