@@ -284,8 +284,8 @@ fn network() -> impl Strategy<Value = NetworkSketch> {
 }
 
 fn peering() -> impl Strategy<Value = PeeringSketch> {
-    let flag = || prop::array::uniform2(prop::bool::weighted(0.85));
-    (0..10u8, flag(), flag()).prop_map(|(halves, access, forwarded)| PeeringSketch {
+    let flag = |weight| prop::array::uniform2(prop::bool::weighted(weight));
+    (0..10u8, flag(0.95), flag(0.7)).prop_map(|(halves, access, forwarded)| PeeringSketch {
         halves,
         access,
         forwarded,
@@ -680,7 +680,7 @@ impl Sketch {
             }];
             let also = self.pick(site.also);
             // Where two connections lead to one prefix, a hash chooses; that is left out.
-            if site.known == 2 && also != network && !self.networks[also].gateway {
+            if index == 0 && site.known == 2 && also != network && !self.networks[also].gateway {
                 known.push(self.range(also));
             }
             let device = format!("198.51.100.{}", 100 + index);

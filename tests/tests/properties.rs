@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::Reason;
 use vnet_tests::fabric::{Fabric, Travel};
 use vnet_tests::generate::sketch;
 use vnet_tests::model::walk::{Ending, Way, walk, walk_back};
 use vnet_tests::model::{Endpoint, Lab};
-use vnet_tests::subject::{Probe, Subject};
+use vnet_tests::subject::{Line, Probe, Subject};
 
 fn cases() -> u32 {
     std::env::var("VNET_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000)
@@ -106,6 +107,44 @@ fn compare(
     }
 }
 
+/// The tables of every subnet list the same rows.
+fn compare_tables(fabric: &Fabric, lab: &Lab) -> Result<(), String> {
+    for (vnet, network) in &lab.virtual_networks {
+        for subnet in network.subnets.keys() {
+            let name = format!("{vnet}/{subnet}");
+            let sorted = |lines: Option<Vec<Line>>| {
+                let mut lines = lines.expect("both tell");
+                lines.sort();
+                lines
+            };
+            let (expected, got) = (sorted(lab.routes(&name)), sorted(fabric.routes(&name)));
+            if expected != got {
+                return Err(format!("{name}: the model lists {expected:#?}, the fabric {got:#?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `path` prints is what a packet driven from port to port meets.
+fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), String> {
+    let probe = Probe { protocol: "tcp".to_owned(), port: 443, mid_stream: false };
+    let report =
+        match vnet_fabric::path(&fabric.snapshot, from.name(), to.name(), ProbeProtocol::Tcp, Some(443)) {
+            Ok(report) => report,
+            Err(error) => return Err(error.to_string()),
+        };
+    // The fabric picks the pair of addresses; the same pair is asked of the driver.
+    let driven = fabric.path(from.name(), to.name(), &probe);
+    let reason = driven.reason.clone().or(driven.reply_reason.clone());
+    let arrives = driven.reason.is_none();
+    let same = report.reason == reason
+        && report.forward.arrives == arrives
+        && (!arrives || report.via == driven.via)
+        && (reason.is_some() || report.via_reverse == driven.via_reverse);
+    if same { Ok(()) } else { Err(format!("path says {report:#?}, a driven packet {driven:?}")) }
+}
+
 #[test]
 fn predictions_are_the_models() {
     let config = Config {
@@ -123,8 +162,18 @@ fn predictions_are_the_models() {
             Err(refused) => return Err(TestCaseError::reject(refused)),
         };
         let lab = Lab::read(&topology).map_err(TestCaseError::fail)?;
+        compare_tables(&fabric, &lab)
+            .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{topology:#}")))?;
         for from in endpoints(&lab) {
             for to in endpoints(&lab).into_iter().filter(|to| *to != from) {
+                let shared = lab
+                    .addresses(&from)
+                    .iter()
+                    .any(|a| lab.addresses(&to).iter().any(|b| a.is_ipv4() == b.is_ipv4()));
+                if shared {
+                    compare_path(&fabric, &from, &to)
+                        .map_err(|wrong| TestCaseError::fail(format!("{wrong}\n{topology:#}")))?;
+                }
                 for source in lab.addresses(&from) {
                     let same = lab.addresses(&to).into_iter().filter(|to| to.is_ipv4() == source.is_ipv4());
                     for destination in same {

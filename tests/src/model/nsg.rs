@@ -19,6 +19,14 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The other one.
+    pub fn opposite(self) -> Direction {
+        match self {
+            Direction::Inbound => Direction::Outbound,
+            Direction::Outbound => Direction::Inbound,
+        }
+    }
+
     /// As Azure spells it.
     pub fn name(self) -> &'static str {
         match self {

@@ -127,8 +127,11 @@ pub fn effective(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     for mut row in gateways {
         // Between a gateway's route and a network's the system's wins, whatever the length, and the loser is
         // not listed; that holds while the system's route is in force.
-        if networks.iter().any(|network| network.prefix.contains(&row.prefix) && !overridden(&network.prefix))
-        {
+        let beaten = |network: &Row| {
+            let same = network.prefix == row.prefix;
+            same || (network.prefix.contains(&row.prefix) && !overridden(&network.prefix))
+        };
+        if networks.iter().any(beaten) {
             continue;
         }
         row.active = !overridden(&row.prefix);

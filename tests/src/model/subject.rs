@@ -8,8 +8,8 @@ use vnet_dataplane::Protocol;
 use super::lab::usable;
 use super::nsg::{Direction, Place};
 use super::peering::{Machine, State};
-use super::routes::Hop;
-use super::walk::{Ending, Endpoint, Packet, Way, walk, walk_back};
+use super::routes::{Hop, Source};
+use super::walk::{Ending, Endpoint, Function, Packet, Way, walk, walk_back};
 use super::{Lab, Row, firewall, gateway, nsg, routes};
 use crate::golden::{Capacity, FlowCheck, Request, SessionCheck, Verdict, patched};
 use crate::subject::{Line, Outcome, Probe, Subject};
@@ -78,7 +78,7 @@ impl Lab {
     fn line(&self, vnet: &str, row: &Row) -> Line {
         let addresses = match &row.hop {
             Hop::Appliance(address) => vec![address.to_string()],
-            Hop::Gateway => {
+            Hop::Gateway if row.source == Source::Gateway => {
                 let public = gateway::effective(self, vnet)
                     .map(|(name, _)| &self.virtual_network_gateways[name].public);
                 public.into_iter().flatten().map(IpAddr::to_string).collect()
@@ -218,11 +218,18 @@ impl Subject for Lab {
             Err(error) => return vec![error],
         };
         // A changed group judges new flows only; a changed firewall ends the sessions that it would now deny.
-        let mut kept = first.sessions.clone();
-        kept.retain(|function| match function {
-            super::walk::Function::Nsg(..) => true,
-            super::walk::Function::Firewall(name) => firewall::judge(&changed, name, &packet).allowed,
-        });
+        let kept: Vec<Function> = first
+            .sessions
+            .iter()
+            .cloned()
+            .filter_map(|function| match function {
+                // A session lets answers pass; a later packet of its own direction passes as its answer's answer.
+                Function::Nsg(vm, index, direction) => Some(Function::Nsg(vm, index, direction.opposite())),
+                Function::Firewall(name) => {
+                    firewall::judge(&changed, &name, &packet).allowed.then_some(Function::Firewall(name))
+                }
+            })
+            .collect();
         let later = walk(&changed, &from, Packet { opens: false, ..packet }, &kept);
         let again = walk(&changed, &from, packet, &[]);
         let verdict = |way: &Way| if reason(way).is_none() { Verdict::Allow } else { Verdict::Deny };

@@ -82,8 +82,8 @@ pub enum Ending {
 /// A stateful function that let a packet pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
-    /// The groups at a NIC, in one direction.
-    Nsg(String, usize),
+    /// The groups at a NIC, for a flow that passed them in this direction: its answers pass in the other one.
+    Nsg(String, usize, Direction),
     /// A firewall.
     Firewall(String),
 }
@@ -227,8 +227,7 @@ impl<'a> Walker<'a> {
 
     /// The groups of a NIC and its subnet, in Azure's order; whoever has a session passes.
     fn groups(&mut self, vm: &str, index: usize, direction: Direction) -> Result<(), Reason> {
-        let function = Function::Nsg(vm.to_owned(), index);
-        if self.known.contains(&function) {
+        if self.known.contains(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
             return Ok(());
         }
         let nic = &self.lab.virtual_machines[vm].nics[index];
@@ -248,7 +247,7 @@ impl<'a> Walker<'a> {
                 return Err(Reason::NsgDeny);
             }
         }
-        self.sessions.push(function);
+        self.sessions.push(Function::Nsg(vm.to_owned(), index, direction));
         Ok(())
     }
 
@@ -261,7 +260,7 @@ impl<'a> Walker<'a> {
         }
         match &row.hop {
             Hop::None => Err(Reason::RouteNone),
-            Hop::Internet => self.to_internet(),
+            Hop::Internet => self.reach_internet(),
             Hop::VnetLocal => self.deliver_in(vnet),
             Hop::Peering(remote) | Hop::GlobalPeering(remote) => {
                 peering::cross(self.lab, vnet, remote, self.packet.source, by_gateway)?;
@@ -269,7 +268,7 @@ impl<'a> Walker<'a> {
                     self.lab.virtual_networks.get_key_value(remote.as_str()).expect("the peer exists");
                 self.deliver_in(remote)
             }
-            Hop::Appliance(address) => self.to_appliance(vnet, *address, by_gateway),
+            Hop::Appliance(address) => self.reach_appliance(vnet, *address, by_gateway),
             Hop::Gateway => {
                 let (name, hub) = gateway::effective(self.lab, vnet).ok_or(Reason::NoEffectiveGateway)?;
                 if hub != vnet {
@@ -294,7 +293,7 @@ impl<'a> Walker<'a> {
         })
     }
 
-    fn to_internet(&mut self) -> Step {
+    fn reach_internet(&mut self) -> Step {
         self.outside = true;
         let destination = self.packet.destination;
         for (name, host) in &self.lab.internet.hosts {
@@ -320,7 +319,7 @@ impl<'a> Walker<'a> {
                 self.packet.destination = *own.ok_or(Reason::NoListener)?;
                 let (vnet, subnet) = nic.place();
                 let guarded = nic.nsg.is_some() || self.lab.vnet(vnet).subnets[subnet].nsg.is_some();
-                if !guarded && !self.known.contains(&Function::Nsg(vm.clone(), index)) {
+                if !guarded && !self.known.contains(&Function::Nsg(vm.clone(), index, Direction::Outbound)) {
                     return Err(Reason::NsgDeny);
                 }
                 return self.deliver_to(vm, index);
@@ -355,7 +354,7 @@ impl<'a> Walker<'a> {
     }
 
     /// A next hop counts only in the own network or a directly peered one.
-    fn to_appliance(&mut self, vnet: &'a str, address: IpAddr, by_gateway: bool) -> Step {
+    fn reach_appliance(&mut self, vnet: &'a str, address: IpAddr, by_gateway: bool) -> Step {
         let own = self.lab.vnet(vnet).address_space.hold(address).then_some(vnet);
         let at = own.or_else(|| {
             peering::peers(self.lab, vnet).find(|peer| self.lab.vnet(peer).address_space.hold(address))
@@ -424,7 +423,10 @@ impl<'a> Walker<'a> {
     fn through_gateway(&mut self, name: &'a str, hub: &'a str) -> Step {
         self.hop(name)?;
         let rows = routes::of_gateway(self.lab, hub);
-        let lost = if self.lone_half(hub) { Reason::PeeringNotConnected } else { Reason::NoRoute };
+        // What would lead nowhere in a table without that peering; a family that the network lacks has no routes.
+        let table = routes::effective(self.lab, hub, "GatewaySubnet");
+        let nowhere = routes::select(&table, self.packet.destination).is_some();
+        let lost = if nowhere && self.lone_half(hub) { Reason::PeeringNotConnected } else { Reason::NoRoute };
         let row = routes::select(&rows, self.packet.destination).ok_or(lost)?.clone();
         if row.hop != Hop::Gateway {
             return self.follow(hub, &row, true);
