@@ -305,7 +305,7 @@ pub struct TestSummary {
 #[serde(tag = "event", rename_all = "camelCase")]
 pub enum TestEvent {
     /// One expectation between one pair.
-    Result(ExpectResult),
+    Result(Box<ExpectResult>),
     /// The end.
     Summary(TestSummary),
     /// It could not go on.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use hyper::Method;
 use vnet_api::{ApplyEvent, ApplyReport, Change, ChangeKind, PlanReport};
+use vnet_config::Topology;
 
 use crate::client::segment;
 use crate::context::Context;
@@ -50,12 +51,28 @@ impl Apply {
             let path = format!("/v1/labs/{}?plan=true", segment(source.lab()));
             context.client.send(Method::PUT, &path, &source.request()).await?
         } else {
-            PlanReport { lab: source.lab().to_owned(), creates: true, ..PlanReport::default() }
+            let changes = everything(&source.loaded.topology)?;
+            PlanReport { lab: source.lab().to_owned(), creates: true, changes, ..PlanReport::default() }
         };
         // The file's own warnings have been printed when it was read.
         context.print(&report, |report| planned(report, context.style))?;
         Ok(0)
     }
+}
+
+/// What a lab that does not run yet takes: all that the file names.
+fn everything(topology: &Topology) -> anyhow::Result<Vec<Change>> {
+    let empty = serde_json::from_value(serde_json::json!({ "name": topology.name }))?;
+    let changes = vnet_config::diff(&empty, topology).into_iter().map(|change| Change {
+        kind: ChangeKind::Create,
+        path: [change.resource, change.name, change.property]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("."),
+        details: Vec::new(),
+    });
+    Ok(changes.collect())
 }
 
 fn applied(report: &ApplyReport, style: Style) -> String {

@@ -3,7 +3,7 @@
 use vnet_api::LabSummary;
 
 use crate::context::{Context, List};
-use crate::output::Table;
+use crate::output::{Format, Table};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Labs {}
@@ -13,6 +13,9 @@ impl Labs {
         let labs: List<LabSummary> = if context.client.is_served().await {
             context.client.get("/v1/labs").await?
         } else {
+            if context.format == Format::Table {
+                eprintln!("No vnetd listens on {}.", context.client.socket().display());
+            }
             List { value: Vec::new() }
         };
         context.print(&labs, |labs| {

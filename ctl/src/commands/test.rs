@@ -56,7 +56,7 @@ impl Test {
                         if live {
                             say(&lines(&result, context.style))?;
                         }
-                        report.results.push(result);
+                        report.results.push(*result);
                     }
                     TestEvent::Summary(summary) => report.summary = summary,
                     TestEvent::Error(body) => return Err(anyhow!(body)),
