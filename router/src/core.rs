@@ -85,7 +85,13 @@ impl Core {
     }
 
     /// Lets a packet wait in `lane` until `at`; what waits in one lane leaves in order.
-    pub(crate) fn wait(&mut self, packet: &Packet<'_>, end: Action, lane: u32, at: Nanos) -> Result<(), Reason> {
+    pub(crate) fn wait(
+        &mut self,
+        packet: &Packet<'_>,
+        end: Action,
+        lane: u32,
+        at: Nanos,
+    ) -> Result<(), Reason> {
         let frame = self.pool.take(packet.frame).ok_or(Reason::ShaperQueueFull)?;
         let waiting = Waiting {
             frame,
@@ -124,7 +130,14 @@ impl Core {
                     self.end(&mut packet, waiting.end, now, out);
                 }
                 None => {
-                    self.refuse(waiting.ingress, Some(waiting.tuple), Reason::Internal, None, waiting.packets, now);
+                    self.refuse(
+                        waiting.ingress,
+                        Some(waiting.tuple),
+                        Reason::Internal,
+                        None,
+                        waiting.packets,
+                        now,
+                    );
                 }
             }
             self.pool.give_back(waiting.frame);
@@ -152,7 +165,13 @@ impl Core {
     }
 
     /// Seals a packet, segment by segment.
-    pub(crate) fn seal(&mut self, packet: &mut Packet<'_>, tunnel: TunnelId, now: Nanos, out: &mut impl Output) {
+    pub(crate) fn seal(
+        &mut self,
+        packet: &mut Packet<'_>,
+        tunnel: TunnelId,
+        now: Nanos,
+        out: &mut impl Output,
+    ) {
         let mut taken = (0, 0);
         let mut lost = 0;
         let mut failure = Reason::TunnelDown;

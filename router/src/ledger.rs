@@ -151,9 +151,7 @@ impl Ledger {
 
     /// (packets, bytes) of a counter.
     pub fn counter(&self, counter: CounterId) -> (u64, u64) {
-        self.counters
-            .peek(counter.index())
-            .map_or((0, 0), |pair| (pair.packets.get(), pair.bytes.get()))
+        self.counters.peek(counter.index()).map_or((0, 0), |pair| (pair.packets.get(), pair.bytes.get()))
     }
 
     /// How many new flows met a rule.

@@ -1,7 +1,9 @@
 //! Carries out what was decided, action by action. A packet of a plain flow passes here without a lock, an allocation
 //! or a look at the clock.
 
-use vnet_dataplane::{Action, Headers, IpVersion, Nanos, Offload, Reason, VNET_HEADER_LEN, fragment, rewrite};
+use vnet_dataplane::{
+    Action, Headers, IpVersion, Nanos, Offload, Reason, VNET_HEADER_LEN, fragment, rewrite,
+};
 
 use crate::answers::Answer;
 use crate::core::{Core, Packet};
@@ -9,7 +11,13 @@ use crate::output::Output;
 
 impl Core {
     /// Carries out `actions` on a packet.
-    pub(crate) fn replay(&mut self, packet: &mut Packet<'_>, actions: &[Action], now: Nanos, out: &mut impl Output) {
+    pub(crate) fn replay(
+        &mut self,
+        packet: &mut Packet<'_>,
+        actions: &[Action],
+        now: Nanos,
+        out: &mut impl Output,
+    ) {
         let mut departure = now;
         let mut lane = 0;
         for (index, action) in actions.iter().enumerate() {
@@ -25,7 +33,9 @@ impl Core {
                         return;
                     }
                 }
-                Action::RewriteSource { .. } | Action::RewriteDestination { .. } | Action::ClampMss { .. } => {
+                Action::RewriteSource { .. }
+                | Action::RewriteDestination { .. }
+                | Action::ClampMss { .. } => {
                     let checksum = packet.offload.checksum;
                     let Packet { frame, headers, .. } = packet;
                     if let Err(reason) =
@@ -81,7 +91,14 @@ impl Core {
     }
 
     /// Splits a packet that is too large for the next link (RFC 791), and goes on with the fragments.
-    fn fragment(&mut self, packet: &mut Packet<'_>, mtu: u16, rest: &[Action], now: Nanos, out: &mut impl Output) {
+    fn fragment(
+        &mut self,
+        packet: &mut Packet<'_>,
+        mtu: u16,
+        rest: &[Action],
+        now: Nanos,
+        out: &mut impl Output,
+    ) {
         let ip = &mut packet.frame[VNET_HEADER_LEN..];
         packet.offload.finish_checksum(ip, &packet.headers);
         let (mut pieces, mut bytes) = (0, 0);
@@ -108,7 +125,9 @@ impl Core {
         });
         self.scratch = room;
         match outcome {
-            Ok(_) => self.ledger.made(u64::saturating_sub(pieces, packet.packets), u64::saturating_sub(bytes, packet.bytes)),
+            Ok(_) => self
+                .ledger
+                .made(u64::saturating_sub(pieces, packet.packets), u64::saturating_sub(bytes, packet.bytes)),
             Err(_) => self.lose(packet, Reason::PacketTooBig, now),
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use vnet_dataplane::fragment_tracker::FragmentTracker;
 use vnet_dataplane::{
-    Action, FiveTuple, FlowId, FlowKey, FlowState, FlowTable, FunctionId, Headers, Malformed, Nanos, Offload, PacketMeta,
-    PortId, Reason, Timeouts, VNET_HEADER_LEN, VnetHeader,
+    Action, FiveTuple, FlowId, FlowKey, FlowState, FlowTable, FunctionId, Headers, Malformed, Nanos, Offload,
+    PacketMeta, PortId, Reason, Timeouts, VNET_HEADER_LEN, VnetHeader,
 };
 use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{RuleId, Verdict};
@@ -169,7 +169,14 @@ impl Router {
 
     /// Takes a datagram that came from `from` to the tunnel socket of `local`. What it carried waits for
     /// [`Router::flush_opened`].
-    pub fn datagram(&mut self, local: SocketAddr, from: SocketAddr, data: &[u8], now: Nanos, out: &mut impl Output) {
+    pub fn datagram(
+        &mut self,
+        local: SocketAddr,
+        from: SocketAddr,
+        data: &[u8],
+        now: Nanos,
+        out: &mut impl Output,
+    ) {
         let room = &mut self.opened.buffer[VNET_HEADER_LEN..];
         let opened = self.core.shared.tunnels().open(local, from, data, room, now);
         let Some((tunnel, length)) = opened else { return };

@@ -5,9 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use vnet_dataplane::{
-    FiveTuple, FlowState, FunctionId, SessionRecord, SessionTable, Timeouts,
-};
+use vnet_dataplane::{FiveTuple, FlowState, FunctionId, SessionRecord, SessionTable, Timeouts};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{RuleId, SessionFound, SessionSide, SessionView};
 

@@ -6,8 +6,8 @@ use arrayvec::ArrayVec;
 use vnet_dataplane::flow_table::FLOW_SESSIONS_MAX;
 use vnet_dataplane::session::NewSession;
 use vnet_dataplane::{
-    ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FunctionId, Nanos, PacketMeta, PortId, Reason,
-    SessionRef, TcpFlags,
+    ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FunctionId, Nanos, PacketMeta, PortId,
+    Reason, SessionRef, TcpFlags,
 };
 use vnet_fabric::{Decision, NoTrace, RuleId, Verdict};
 
@@ -21,7 +21,12 @@ type Held = ArrayVec<SessionRef, FLOW_SESSIONS_MAX>;
 
 impl Router {
     /// Decides a packet's flow and enters it into the table.
-    pub(crate) fn decide_flow(&mut self, key: FlowKey, packet: &Packet<'_>, now: Nanos) -> Result<FlowId, Reason> {
+    pub(crate) fn decide_flow(
+        &mut self,
+        key: FlowKey,
+        packet: &Packet<'_>,
+        now: Nanos,
+    ) -> Result<FlowId, Reason> {
         let meta = &packet.headers.meta;
         let decision = self.core.decide(packet.ingress, meta);
         let held = self.core.commit(packet.ingress, meta, &decision, now)?;
@@ -58,7 +63,13 @@ impl Core {
 
     /// Carries out what a decision says of sessions and counters. Fails with FlowLimit where a session found no
     /// room: the packet is dropped then, since its answer would be.
-    fn commit(&self, port: PortId, meta: &PacketMeta, decision: &Decision, now: Nanos) -> Result<Held, Reason> {
+    fn commit(
+        &self,
+        port: PortId,
+        meta: &PacketMeta,
+        decision: &Decision,
+        now: Nanos,
+    ) -> Result<Held, Reason> {
         for rule in &decision.hits {
             self.ledger.hit(*rule);
         }
@@ -76,7 +87,14 @@ impl Core {
         hold_sessions(&mut sessions, decision, meta.tcp_flags, seconds(now))
     }
 
-    fn note_drop(&self, port: PortId, tuple: Option<FiveTuple>, reason: Reason, rule: Option<RuleId>, now: Nanos) {
+    fn note_drop(
+        &self,
+        port: PortId,
+        tuple: Option<FiveTuple>,
+        reason: Reason,
+        rule: Option<RuleId>,
+        now: Nanos,
+    ) {
         self.shared.drops().push(DropRecord { number: 0, at: now, port, tuple, reason, rule });
     }
 

@@ -134,7 +134,13 @@ impl Tunnels {
     }
 
     /// Seals one IP packet. It leaves with the batch: see [`Tunnels::flush`].
-    pub(crate) fn seal(&mut self, tunnel: TunnelId, packet: &[u8], now: Nanos, out: &mut impl Output) -> Sealed {
+    pub(crate) fn seal(
+        &mut self,
+        tunnel: TunnelId,
+        packet: &[u8],
+        now: Nanos,
+        out: &mut impl Output,
+    ) -> Sealed {
         let Some(home) = self.home(tunnel) else { return Sealed::Down };
         let local = self.endpoints[home].local();
         if self.batch_from != Some(local) {
