@@ -71,13 +71,6 @@ fn render(diagnostic: &Diagnostic) -> String {
     .to_string()
 }
 
-/// Warnings go to standard error, like errors.
-pub(crate) fn print_warnings(warnings: &[Diagnostic]) {
-    for warning in warnings {
-        eprintln!("{}\n", render(warning));
-    }
-}
-
 /// Writes the error to standard error.
 pub(crate) fn print(error: &anyhow::Error) {
     let inner = error.downcast_ref::<Failure>().map_or(error, |failure| &failure.source);

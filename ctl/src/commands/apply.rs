@@ -9,7 +9,7 @@ use vnet_config::Topology;
 
 use crate::client::segment;
 use crate::context::Context;
-use crate::failure::{Failure, print_warnings};
+use crate::failure::Failure;
 use crate::output::{Style, count, duration};
 use crate::topology::{self, Source};
 use crate::{daemon, events};
@@ -94,7 +94,6 @@ fn applied(report: &ApplyReport, style: Style) -> String {
 }
 
 fn planned(report: &PlanReport, style: Style) -> String {
-    print_warnings(&report.warnings);
     let lab = style.strong(&report.lab);
     let list = changes_text(&report.changes, style);
     match (report.creates, report.changes.is_empty()) {

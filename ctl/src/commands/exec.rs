@@ -1,5 +1,6 @@
 //! `exec`, `shell`: a program inside a machine, on this terminal's own descriptors.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -63,7 +64,7 @@ async fn attend(
 ) -> anyhow::Result<u8> {
     let request = ExecRequest {
         command,
-        environment: std::env::vars().collect(),
+        environment: environment(),
         directory: std::env::current_dir().ok().and_then(|path| path.into_os_string().into_string().ok()),
         terminal: terminal.is_some(),
     };
@@ -100,6 +101,12 @@ async fn attend(
         ExecEvent::Exited { code } => Ok((code & 0xff) as u8),
         ExecEvent::Started { .. } => Err(anyhow!("vnetd starts a program twice")),
     }
+}
+
+/// This program's environment, but for what JSON cannot carry.
+fn environment() -> BTreeMap<String, String> {
+    let pairs = std::env::vars_os();
+    pairs.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
 async fn send_descriptors(stream: &UnixStream, descriptors: [BorrowedFd<'_>; 3]) -> anyhow::Result<()> {
