@@ -15,7 +15,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -385,6 +385,8 @@ fn route_message(index: u32, route: &RouteSpec) -> RouteMessage {
     message.attributes.push(RouteAttribute::Oif(index));
     if let Some(gateway) = route.gateway {
         message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+        // The neighbour may be outside of the device's own prefixes.
+        message.header.flags |= RouteFlags::Onlink;
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
