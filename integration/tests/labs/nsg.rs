@@ -47,7 +47,9 @@ fn both_judge(scene: &Scene) -> Result<()> {
         lab.serve("client", 9000, &["nc", "-lk", "9000"])?,
     );
     ensure!(lab.connects("client", "10.1.0.4", 443)?, "both groups allow 443");
-    for (port, group, rule) in [(22, "nic-level", "deny-ssh"), (80, "subnet-level", "deny-rest")] {
+    for (port, group, rule) in
+        [(22, "nic-level", "securityRules/deny-ssh"), (80, "subnet-level", "securityRules/deny-rest")]
+    {
         let labels = [("nsg", group), ("rule", rule), ("direction", "inbound"), ("action", "Deny")];
         let before = lab.metric("vnet_nsg_rule_hits_total", &labels)?;
         lab.expect_drop("NsgDeny", || {

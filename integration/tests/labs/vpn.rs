@@ -191,6 +191,14 @@ fn packets_fit_the_tunnel(scene: &Scene) -> Result<()> {
 fn carries_both_families(scene: &Scene) -> Result<()> {
     let topology = TOPOLOGY
         .replace("[10.0.0.0/16]", "[10.0.0.0/16, 'fd00:0::/48']")
+        .replace(
+            "GatewaySubnet: 10.0.255.0/27",
+            "GatewaySubnet: {addressPrefixes: [10.0.255.0/27, 'fd00:0:0:ff::/64']}",
+        )
+        .replace(
+            "GatewaySubnet: 10.50.255.0/27",
+            "GatewaySubnet: {addressPrefixes: [10.50.255.0/27, 'fd00:50:0:ff::/64']}",
+        )
         .replace("shared: 10.0.2.0/24", "shared: {addressPrefixes: [10.0.2.0/24, 'fd00:0:0:2::/64']}")
         .replace("[10.50.0.0/16]", "[10.50.0.0/16, 'fd00:50::/48']")
         .replace("app: 10.50.0.0/24", "app: {addressPrefixes: [10.50.0.0/24, 'fd00:50::/64']}")
