@@ -109,12 +109,21 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 
     /// The private address of the gateway instance, or the device's public one: who complains of a packet that is too big.
     fn tunnel_address(&self, tunnel: &Tunnel) -> IpAddr {
-        match tunnel.end {
+        let address = match tunnel.end {
             TunnelEnd::Gateway { gateway, instance } => self.snapshot.gateways[gateway]
                 .instances
                 .get(instance)
                 .map_or(tunnel.spec.local, |instance| instance.address),
             TunnelEnd::Site(_) => tunnel.spec.local,
+        };
+        match (address, self.tuple.destination) {
+            // Gateways have IPv4 addresses only; without an answer IPv6 would find no path MTU. The prefix is that of
+            // local translation (RFC 8215).
+            (IpAddr::V4(own), IpAddr::V6(_)) => {
+                let [a, b, c, d] = own.octets().map(u16::from);
+                IpAddr::from([0x64, 0xff9b, 1, 0, 0, 0, a << 8 | b, c << 8 | d])
+            }
+            (address, _) => address,
         }
     }
 
