@@ -50,7 +50,7 @@ pub(super) fn addresses(blueprint: &Blueprint, machine: &str) -> Vec<IpAddr> {
     links.flat_map(|link| link.addresses.iter().map(ipnet::IpNet::addr)).collect()
 }
 
-/// Finds sender and receiver: `from` is a machine, `to` a machine or an address.
+/// Finds sender and receiver: each a machine, or the address of one; `to` any address.
 pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
     let control = lab.control();
     let open =
@@ -58,11 +58,14 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
     let is_machine = |name: &str| {
         control.blueprint.namespaces.get(name).is_some_and(|namespace| namespace.role.is_machine())
     };
-    if !is_machine(from) {
-        return Err(ApiError::not_found("machine", from));
+    let source = from.parse::<IpAddr>().ok();
+    let from = match source {
+        Some(address) => holder(&control.blueprint, address),
+        None => Some(from.to_owned()).filter(|name| is_machine(name)),
     }
-    let sender = open(from)?.ok_or_else(|| ApiError::not_found("machine", from))?;
-    let sources = addresses(&control.blueprint, from);
+    .ok_or_else(|| ApiError::not_found("machine", from))?;
+    let sender = open(&from)?.ok_or_else(|| ApiError::not_found("machine", &from))?;
+    let sources = source.map_or_else(|| addresses(&control.blueprint, &from), |address| vec![address]);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
         Ok(address) => (
             holder(&control.blueprint, address).map(|name| open(&name)).transpose()?.flatten(),
