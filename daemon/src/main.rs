@@ -61,6 +61,9 @@ struct Args {
     doctor: bool,
 }
 
+/// How long work that is under way may take when the daemon ends.
+const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 fn parse_offloads(text: &str) -> Result<Offloads, String> {
     let mut offloads = match text {
         "all" => return Ok(Offloads::ALL),
@@ -109,7 +112,10 @@ fn main() -> anyhow::Result<()> {
     }
     let log = logging::start(args.log_format, &args.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(args, log))
+    let outcome = runtime.block_on(run(args, log));
+    // A measurement can last an hour and nobody waits for it any more.
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    outcome
 }
 
 async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
@@ -169,7 +175,7 @@ async fn wait_for_end(engine: &Engine, exit_with_last_lab: bool, log: &LogContro
                 notify::ready(&format!("{} labs", engine.len()));
             }
             () = engine.idle.notified(), if exit_with_last_lab => {
-                if engine.is_empty() {
+                if engine.close_if_empty() {
                     return Ok(());
                 }
             }

@@ -157,10 +157,9 @@ impl Core {
     fn deliver(&mut self, packet: &mut Packet<'_>, port: PortId, out: &mut impl Output) {
         let header = packet.offload.to_vnet(&packet.headers).to_bytes();
         packet.frame[..VNET_HEADER_LEN].copy_from_slice(&header);
-        if out.transmit(port, packet.frame) {
-            self.ledger.sent(port, packet.packets, packet.bytes);
-        } else {
-            self.ledger.dropped(packet.ingress, Reason::ReceiverQueueFull, packet.packets);
+        match out.transmit(port, packet.frame) {
+            Ok(()) => self.ledger.sent(port, packet.packets, packet.bytes),
+            Err(reason) => self.ledger.dropped(packet.ingress, reason, packet.packets),
         }
     }
 

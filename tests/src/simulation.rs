@@ -32,9 +32,9 @@ pub struct Wires {
 }
 
 impl Output for Wires {
-    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> Result<(), Reason> {
         self.frames.push_back((port, frame.to_vec()));
-        true
+        Ok(())
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, segment_size: usize, data: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::json;
-use vnet_dataplane::{FiveTuple, Nanos, PortId, Protocol, SessionRecord, TunnelId};
+use vnet_dataplane::{FiveTuple, Nanos, PortId, Protocol, Reason, SessionRecord, TunnelId};
 use vnet_fabric::converge;
 use vnet_gateway::ConnectionStatus;
 use vnet_router::{Output, Router, RouterOptions, SessionMemory, Shared};
@@ -47,9 +47,9 @@ struct Sink {
 }
 
 impl Output for Sink {
-    fn transmit(&mut self, _port: PortId, _frame: &[u8]) -> bool {
+    fn transmit(&mut self, _port: PortId, _frame: &[u8]) -> Result<(), Reason> {
         self.frames += 1;
-        true
+        Ok(())
     }
 
     fn send(&mut self, _from: SocketAddr, _to: SocketAddr, _segment_size: usize, _data: &[u8]) -> bool {

@@ -17,10 +17,8 @@ use vnet_fabric::control::Effect;
 
 use super::input::Input;
 use super::lab::Lab;
-use super::{Engine, Failure, live, probe, resources, run, scrape, traffic};
+use super::{Engine, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
-use crate::host::netns;
-use crate::host::state_dir::{self, StateDir};
 use crate::metrics::{LabCounters, Metrics};
 
 /// The engine behind the API.
@@ -120,29 +118,20 @@ fn effect_changes(effects: &[Effect]) -> impl Iterator<Item = Change> {
 }
 
 fn summary(lab: &Lab) -> LabSummary {
-    let control = lab.control();
+    let view = lab.view();
     LabSummary {
         name: lab.name.clone(),
         provisioning_state: "Succeeded".to_owned(),
-        origin: control.file.origin.clone(),
-        virtual_networks: control.topology.virtual_networks.len(),
-        machines: control
-            .blueprint
-            .namespaces
-            .values()
-            .filter(|namespace| namespace.role.is_machine())
-            .count(),
+        origin: view.origin.clone(),
+        virtual_networks: view.topology.virtual_networks.len(),
+        machines: view.machines.len(),
         epoch: lab.snapshot().epoch(),
     }
 }
 
 impl Backend for Service {
     async fn labs(&self) -> Answer<Vec<LabSummary>> {
-        self.blocking(|engine| {
-            let labs: Vec<Arc<Lab>> = engine.labs().values().cloned().collect();
-            labs.iter().map(|lab| summary(lab)).collect()
-        })
-        .await
+        self.blocking(|engine| engine.all().iter().map(|lab| summary(lab)).collect()).await
     }
 
     async fn lab(&self, lab: &str) -> Answer<LabSummary> {
@@ -160,7 +149,7 @@ impl Backend for Service {
         let report = self
             .blocking(move |engine| -> Answer<ApplyReport> {
                 let input = load(&name, &request)?;
-                let before = engine.find(&name).map(|lab| Arc::clone(&lab.control().topology));
+                let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
                 let mut changes = changes(before.as_deref(), &input.topology);
                 let warnings = input.warnings.clone();
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
@@ -182,7 +171,7 @@ impl Backend for Service {
         let name = lab.to_owned();
         self.blocking(move |engine| {
             let input = load(&name, &request)?;
-            let before = engine.find(&name).map(|lab| Arc::clone(&lab.control().topology));
+            let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
             let changes = changes(before.as_deref(), &input.topology);
             Ok(PlanReport { lab: name, creates: before.is_none(), changes, warnings: input.warnings })
         })
@@ -209,10 +198,10 @@ impl Backend for Service {
         let mut report = self
             .blocking(move |engine| -> Answer<DownReport> {
                 let report = reporter(progress);
-                let names: Vec<String> = engine.labs().keys().cloned().collect();
-                for name in &names {
-                    engine.down(name, &report)?;
-                }
+                let names: Vec<String> = engine.labs().running.keys().cloned().collect();
+                // One that cannot be removed does not keep the others.
+                let outcomes: Vec<Answer<()>> = names.iter().map(|name| engine.down(name, &report)).collect();
+                outcomes.into_iter().collect::<Answer<()>>()?;
                 let leftovers = engine.sweep()?;
                 Ok(DownReport { labs: names, leftovers, ms: 0 })
             })
@@ -223,7 +212,7 @@ impl Backend for Service {
     }
 
     async fn topology(&self, lab: &str) -> Answer<Arc<Topology>> {
-        self.on_lab(lab, |lab| Ok(Arc::clone(&lab.control().topology))).await
+        self.on_lab(lab, |lab| Ok(Arc::clone(&lab.view().topology))).await
     }
 
     async fn snapshot(&self, lab: &str) -> Answer<Arc<Snapshot>> {
@@ -305,34 +294,9 @@ impl Backend for Service {
     }
 
     async fn counters(&self) -> Vec<LabCounters> {
-        let labs: Vec<Arc<Lab>> = self.engine.labs().values().cloned().collect();
+        let labs = self.engine.all();
         self.blocking(move |_| labs.iter().map(|lab| scrape::counters(lab)).collect())
             .await
             .unwrap_or_default()
-    }
-}
-
-impl Engine {
-    /// Removes namespaces and state that carry our name and belong to no lab of this daemon, nor to one that
-    /// another daemon runs. Gives what it removed.
-    fn sweep(&self) -> Result<Vec<String>, Failure> {
-        let mut removed = Vec::new();
-        let running: Vec<String> = self.labs().keys().cloned().collect();
-        let mut orphans: Vec<String> = netns::list(None)?.iter().map(|id| id.lab().to_owned()).collect();
-        orphans.extend(state_dir::labs(&self.options.state_root)?);
-        orphans.sort();
-        orphans.dedup();
-        for lab in orphans.into_iter().filter(|lab| !running.contains(lab)) {
-            // A lab without state here may be another daemon's, with a state folder of its own.
-            if !self.options.state_root.join(&lab).exists() {
-                continue;
-            }
-            let dir = StateDir::open(&self.options.state_root, &lab);
-            match dir.and_then(|dir| self.remove_leftovers(&lab, dir)) {
-                Ok(()) => removed.push(format!("lab {lab}")),
-                Err(error) => tracing::warn!(%lab, %error, "left alone"),
-            }
-        }
-        Ok(removed)
     }
 }

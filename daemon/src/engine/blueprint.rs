@@ -21,6 +21,9 @@ pub(super) const EDGE_DEVICE: &str = "edge0";
 const CABLE_GATEWAYS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(169, 254, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
 
+/// Bytes of a device's name.
+const DEVICE_NAME_MAX: usize = 15;
+
 /// What a namespace stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -157,8 +160,7 @@ impl Blueprint {
     }
 
     fn add_behind_cable(&mut self, name: &str, role: Role, addresses: &[IpAddr], router: &str) {
-        // 15 bytes are the most that a device's name can have; the count keeps names apart.
-        let router_device = format!("c{}", self.cables.len());
+        let router_device = cable_device(name);
         let addresses: Vec<IpNet> = addresses.iter().map(|address| IpNet::from(*address)).collect();
         let namespace = self.namespace(name, role);
         // An external device routes between its hosts, its tunnel and the Internet.
@@ -197,6 +199,19 @@ fn placement(kind: &PortKind) -> Option<(String, Role, String)> {
         PortKind::InternetEdge => (INTERNET.to_owned(), Role::Internet, EDGE_DEVICE.to_owned()),
         PortKind::Tunnel(_) => return None,
     })
+}
+
+/// The name of a cable's end at the router, by who is at the other end: it stays the same whatever other cables come
+/// and go. The kernel takes 15 bytes at most, so a longer name is told by its hash (FNV-1a).
+fn cable_device(name: &str) -> String {
+    let plain = format!("c-{name}");
+    if plain.len() <= DEVICE_NAME_MAX {
+        return plain;
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("h-{:013x}", hash >> 12)
 }
 
 /// A default route of each family that has an address.

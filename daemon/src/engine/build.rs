@@ -1,7 +1,10 @@
-//! Brings the host to a blueprint, step by step, and takes back what it made when a step fails.
+//! Brings the host to a blueprint in two halves: what is missing is made before a change is accepted, what is in the way
+//! no more is removed after it. So a change that fails has taken nothing away yet, and is taken back by removing what
+//! it made.
 
-use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
 use vnet_api::{Progress, ProgressState};
 use vnet_dataplane::PortId;
@@ -12,13 +15,8 @@ use crate::host::error::HostError;
 use crate::host::link::{self, LinkSpec};
 use crate::host::netlink::Netlink;
 use crate::host::netns::{self, Netns, NetnsName};
-use crate::host::{process, sysctl};
+use crate::host::{sweep, sysctl};
 use crate::io::tun::{Offloads, Tun, TunQueue, TunSpec};
-
-/// How long a program may take to end when it is asked to.
-const GRACE: Duration = Duration::from_millis(300);
-/// How long ending programs may take in all.
-const LIMIT: Duration = Duration::from_secs(10);
 
 type Result<T> = std::result::Result<T, HostError>;
 
@@ -34,7 +32,7 @@ pub(super) struct DeviceOptions {
     pub offloads: Offloads,
 }
 
-/// What a build has opened: the caller attaches it to the workers.
+/// What a build has done: the caller hands the queues to the workers.
 #[derive(Debug, Default)]
 pub(super) struct Built {
     /// Queues of devices that were not attached before, one for each worker.
@@ -43,6 +41,10 @@ pub(super) struct Built {
     pub detached: Vec<PortId>,
     /// Namespaces made by this build.
     pub created: Vec<String>,
+    /// Devices that this build attached.
+    attached: Vec<PortId>,
+    /// Cables that this build laid.
+    laid: Vec<Cable>,
 }
 
 /// The host's side of one lab.
@@ -50,7 +52,7 @@ pub(super) struct Built {
 pub(super) struct Site {
     lab: String,
     options: DeviceOptions,
-    namespaces: HashMap<String, Netns>,
+    namespaces: HashMap<String, Arc<Netns>>,
     attached: HashMap<PortId, (String, String)>,
 }
 
@@ -61,52 +63,149 @@ impl Site {
     }
 
     /// The namespace of a machine or appliance.
-    pub(super) fn namespace(&self, name: &str) -> Option<&Netns> {
+    pub(super) fn namespace(&self, name: &str) -> Option<&Arc<Netns>> {
         self.namespaces.get(name)
     }
 
-    /// Brings the host from `old` to `new`: removes what `new` lacks, makes what `old` lacks, and touches nothing
-    /// else.
+    /// Makes what `new` has and `old` lacks, and changes what differs; nothing that only `old` has goes, but what is in
+    /// the way of something of the same name.
     ///
     /// # Errors
-    /// The first step that failed. What this call made is gone again; what it removed or changed is brought back as
-    /// far as the host allows, by building `old` again.
-    pub(super) fn build(&mut self, old: &Blueprint, new: &Blueprint, report: Report<'_>) -> Result<Built> {
-        let mut built = Built::default();
-        match self.advance(old, new, &mut built, report) {
-            Ok(()) => Ok(built),
-            Err(error) => {
-                self.roll_back(old, new, &built, report);
-                Err(error)
-            }
-        }
-    }
-
-    fn advance(
+    /// The first step that failed; `built` says what was done until then, for [`Site::roll_back`].
+    pub(super) fn extend(
         &mut self,
         old: &Blueprint,
         new: &Blueprint,
         built: &mut Built,
         report: Report<'_>,
     ) -> Result<()> {
-        for (name, namespace) in &old.namespaces {
-            if !new.namespaces.contains_key(name) {
-                self.remove(name, namespace.role, built, report)?;
-            }
-        }
+        self.clear_the_way(old, new, built)?;
         for (name, namespace) in &new.namespaces {
             let before = old.namespaces.get(name).filter(|_| self.namespaces.contains_key(name));
             if before != Some(namespace) {
-                self.make(name, namespace, before, built, report)?;
+                self.make(name, namespace, built, report)?;
             }
         }
         for cable in &new.cables {
-            self.lay(cable)?;
+            let touched = |end: &(String, String)| built.created.contains(&end.0);
+            if !old.cables.contains(cable) || touched(&cable.near) || touched(&cable.far) {
+                self.lay(cable, built)?;
+            }
         }
         for (name, namespace) in &new.namespaces {
             let before = old.namespaces.get(name).filter(|_| !built.created.contains(name));
-            if before.map(|before| &before.links) != Some(&namespace.links) {
+            // A device that was made in a namespace that stays has no addresses yet.
+            if before.map(|before| (&before.links, &before.devices))
+                != Some((&namespace.links, &namespace.devices))
+            {
                 self.address(name, namespace, before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes namespaces that are to be something else, cables whose ends stay, and devices where a cable shall be.
+    fn clear_the_way(&mut self, old: &Blueprint, new: &Blueprint, built: &mut Built) -> Result<()> {
+        for (name, namespace) in &old.namespaces {
+            let after = new.namespaces.get(name);
+            if after
+                .is_some_and(|after| after.role != namespace.role || after.forwarding != namespace.forwarding)
+            {
+                self.remove(name, built)?;
+            }
+        }
+        let stays = |end: &(String, String)| new.namespaces.contains_key(&end.0);
+        for cable in old.cables.iter().filter(|cable| stays(&cable.near) && stays(&cable.far)) {
+            if !new.cables.contains(cable) {
+                self.cut(cable)?;
+            }
+        }
+        let ends: HashSet<&(String, String)> = new.cables.iter().map(|cable| &cable.far).collect();
+        let covered: Vec<PortId> =
+            self.attached.iter().filter(|(_, device)| ends.contains(device)).map(|(port, _)| *port).collect();
+        covered.into_iter().try_for_each(|port| self.drop_device(port, built))
+    }
+
+    /// Removes what `new` does not have: its acceptance made it superfluous. What cannot be removed is logged: it
+    /// hinders nothing, and the next start of the daemon tries again.
+    pub(super) fn retire(&mut self, old: &Blueprint, new: &Blueprint, built: &mut Built, report: Report<'_>) {
+        let superfluous: Vec<PortId> = self
+            .attached
+            .iter()
+            .filter(|(port, (owner, _))| {
+                let kept = new.namespaces.get(owner);
+                kept.is_some_and(|kept| !kept.devices.iter().any(|(_, device)| device == *port))
+            })
+            .map(|(port, _)| *port)
+            .collect();
+        for port in superfluous {
+            if let Err(error) = self.drop_device(port, built) {
+                tracing::error!(lab = %self.lab, %error, "a device could not be removed");
+            }
+        }
+        for (name, namespace) in old.namespaces.iter().filter(|(name, _)| !new.namespaces.contains_key(*name))
+        {
+            let began = Instant::now();
+            match self.remove(name, built) {
+                Ok(()) => report(progress(namespace.role, name, ProgressState::Removed, began)),
+                Err(error) => {
+                    tracing::error!(lab = %self.lab, %name, %error, "a namespace could not be removed")
+                }
+            }
+        }
+    }
+
+    /// Takes back what [`Site::extend`] did, as far as the host allows. Namespaces that it did not make stay.
+    pub(super) fn roll_back(
+        &mut self,
+        old: &Blueprint,
+        new: &Blueprint,
+        done: &Built,
+        report: Report<'_>,
+    ) -> Built {
+        let _quiet = fault::suspend();
+        let mut undone = Built::default();
+        let complain = |outcome: Result<()>, what: &str| {
+            if let Err(error) = outcome {
+                tracing::error!(%what, %error, "could not be taken back");
+            }
+        };
+        for cable in &done.laid {
+            complain(self.cut(cable), "a cable");
+        }
+        for port in &done.attached {
+            if self.attached.get(port).is_some_and(|(owner, _)| !done.created.contains(owner)) {
+                complain(self.drop_device(*port, &mut undone), "a device");
+            }
+        }
+        for name in &done.created {
+            let role = new.namespaces.get(name).map_or(Role::VirtualMachine, |namespace| namespace.role);
+            let began = Instant::now();
+            let removed = self.remove(name, &mut undone);
+            if removed.is_ok() {
+                report(progress(role, name, ProgressState::RolledBack, began));
+            }
+            complain(removed, name);
+        }
+        complain(self.restore(old, new, &mut undone), "the former lab");
+        undone
+    }
+
+    /// Makes again what `old` had and `new` had otherwise.
+    fn restore(&mut self, old: &Blueprint, new: &Blueprint, undone: &mut Built) -> Result<()> {
+        let differs = |name: &str, namespace: &Namespace| new.namespaces.get(name) != Some(namespace);
+        for (name, namespace) in &old.namespaces {
+            // What the new lab would not have had was not touched.
+            if new.namespaces.contains_key(name) && differs(name, namespace) {
+                self.make(name, namespace, undone, &|_| {})?;
+            }
+        }
+        if old.cables != new.cables {
+            old.cables.iter().try_for_each(|cable| self.lay(cable, undone))?;
+        }
+        for (name, namespace) in &old.namespaces {
+            if differs(name, namespace) {
+                self.address(name, namespace, None)?;
             }
         }
         Ok(())
@@ -121,14 +220,14 @@ impl Site {
         &mut self,
         name: &str,
         namespace: &Namespace,
-        before: Option<&Namespace>,
         built: &mut Built,
         report: Report<'_>,
     ) -> Result<()> {
         fault::step("namespace")?;
         let began = Instant::now();
         let id = self.name(name)?;
-        if before.is_none() {
+        let known = self.namespaces.contains_key(name);
+        if !known {
             if Netns::open(&id).is_err() {
                 built.created.push(name.to_owned());
             }
@@ -137,15 +236,15 @@ impl Site {
                 sysctl::apply_guest()?;
                 if forwarding { sysctl::apply_forwarding() } else { Ok(()) }
             })?;
-            self.namespaces.insert(name.to_owned(), ns);
+            self.namespaces.insert(name.to_owned(), Arc::new(ns));
         }
-        self.drop_devices(name, namespace, built)?;
         for (device, port) in &namespace.devices {
             if !self.attached.contains_key(port) {
                 self.attach(name, device, *port, built)?;
             }
         }
-        report(progress(namespace.role, name, ProgressState::Created, began));
+        let state = if known { ProgressState::Updated } else { ProgressState::Created };
+        report(progress(namespace.role, name, state, began));
         Ok(())
     }
 
@@ -156,38 +255,39 @@ impl Site {
         spec.offloads = self.options.offloads;
         let tun = ns.run(|| Tun::attach(&spec))??;
         built.queues.push((port, tun.into_queues()));
+        built.attached.push(port);
         self.attached.insert(port, (name.to_owned(), device.to_owned()));
         Ok(())
     }
 
-    /// Removes devices of a namespace that stays, which it shall no longer have.
-    fn drop_devices(&mut self, name: &str, namespace: &Namespace, built: &mut Built) -> Result<()> {
-        let gone: Vec<(PortId, String)> = self
-            .attached
-            .iter()
-            .filter(|(port, (owner, _))| {
-                owner == name && !namespace.devices.iter().any(|(_, kept)| kept == *port)
-            })
-            .map(|(port, (_, device))| (*port, device.clone()))
-            .collect();
-        for (port, device) in gone {
-            self.attached.remove(&port);
-            built.detached.push(port);
-            let mut netlink = Netlink::open_in(self.open(name)?)?;
-            link::delete(&mut netlink, &device)?;
-        }
-        Ok(())
+    /// Removes a device of a namespace that stays.
+    fn drop_device(&mut self, port: PortId, built: &mut Built) -> Result<()> {
+        let Some((owner, device)) = self.attached.remove(&port) else { return Ok(()) };
+        built.detached.push(port);
+        link::delete(&mut Netlink::open_in(self.open(&owner)?)?, &device)
     }
 
-    fn lay(&self, cable: &Cable) -> Result<()> {
+    fn lay(&self, cable: &Cable, built: &mut Built) -> Result<()> {
         fault::step("cable")?;
         let (near, far) = (self.open(&cable.near.0)?, self.open(&cable.far.0)?);
+        built.laid.push(cable.clone());
         link::veth(near, &cable.near.1, far, &cable.far.1)
+    }
+
+    /// Removes a cable. One whose router is gone went with it.
+    fn cut(&self, cable: &Cable) -> Result<()> {
+        match self.namespaces.get(&cable.near.0) {
+            Some(router) => link::delete(&mut Netlink::open_in(router)?, &cable.near.1),
+            None => Ok(()),
+        }
     }
 
     fn address(&self, name: &str, namespace: &Namespace, before: Option<&Namespace>) -> Result<()> {
         fault::step("address")?;
-        let unchanged = |spec: &LinkSpec| before.is_some_and(|before| before.links.contains(spec));
+        let unchanged = |spec: &LinkSpec| {
+            let device = |at: &Namespace| at.devices.iter().find(|(device, _)| *device == spec.name).cloned();
+            before.is_some_and(|before| before.links.contains(spec) && device(before) == device(namespace))
+        };
         let changed: Vec<LinkSpec> =
             namespace.links.iter().filter(|spec| !unchanged(spec)).cloned().collect();
         link::apply_in(self.open(name)?, &changed).map(|_| ())
@@ -196,41 +296,20 @@ impl Site {
     fn open(&self, name: &str) -> Result<&Netns> {
         self.namespaces
             .get(name)
+            .map(Arc::as_ref)
             .ok_or_else(|| HostError::Invalid(format!("the namespace of {name} has not been made")))
     }
 
-    fn remove(&mut self, name: &str, role: Role, built: &mut Built, report: Report<'_>) -> Result<()> {
+    fn remove(&mut self, name: &str, built: &mut Built) -> Result<()> {
         fault::step("remove")?;
-        let began = Instant::now();
         let ports: Vec<PortId> =
             self.attached.iter().filter(|(_, (owner, _))| owner == name).map(|(port, _)| *port).collect();
         for port in ports {
             self.attached.remove(&port);
             built.detached.push(port);
         }
-        if let Some(ns) = self.namespaces.remove(name) {
-            end_processes([&ns])?;
-        }
-        netns::delete(&self.name(name)?)?;
-        report(progress(role, name, ProgressState::Removed, began));
-        Ok(())
-    }
-
-    /// Takes back what a failed build did.
-    fn roll_back(&mut self, old: &Blueprint, new: &Blueprint, built: &Built, report: Report<'_>) {
-        let _quiet = fault::suspend();
-        let mut undone = Built::default();
-        for name in &built.created {
-            let role = new.namespaces.get(name).map_or(Role::VirtualMachine, |namespace| namespace.role);
-            let began = Instant::now();
-            match self.remove(name, role, &mut undone, &|_| {}) {
-                Ok(()) => report(progress(role, name, ProgressState::RolledBack, began)),
-                Err(error) => tracing::error!(%name, %error, "a namespace could not be taken back"),
-            }
-        }
-        if let Err(error) = self.advance(new, old, &mut undone, &|_| {}) {
-            tracing::error!(lab = %self.lab, %error, "the lab could not be brought back to what it was");
-        }
+        self.namespaces.remove(name);
+        sweep::remove_namespace(&self.name(name)?).map(|_| ())
     }
 
     /// Removes every namespace of the lab with its processes, those that no blueprint names too.
@@ -240,23 +319,16 @@ impl Site {
     pub(super) fn tear_down(&mut self, blueprint: &Blueprint, report: Report<'_>) -> Result<()> {
         self.attached.clear();
         self.namespaces.clear();
-        let names = netns::list(Some(&self.lab))?;
-        let opened: Vec<Netns> = names.iter().filter_map(|id| Netns::open(id).ok()).collect();
-        let mut first_error = end_processes(&opened).err();
-        drop(opened);
-        for id in names {
-            let began = Instant::now();
-            let role =
-                blueprint.namespaces.get(id.vm()).map_or(Role::VirtualMachine, |namespace| namespace.role);
-            match netns::delete(&id) {
-                Ok(()) => report(progress(role, id.vm(), ProgressState::Removed, began)),
-                Err(error) => {
-                    tracing::error!(namespace = %id, %error, "a namespace could not be removed");
-                    first_error.get_or_insert(error);
-                }
+        let began = Instant::now();
+        let outcome = sweep::remove_namespaces(&self.lab).map(|_| ());
+        let left: BTreeSet<NetnsName> =
+            netns::list(Some(&self.lab)).unwrap_or_default().into_iter().collect();
+        for (name, namespace) in &blueprint.namespaces {
+            if self.name(name).is_ok_and(|id| !left.contains(&id)) {
+                report(progress(namespace.role, name, ProgressState::Removed, began));
             }
         }
-        first_error.map_or(Ok(()), Err)
+        outcome
     }
 
     /// Removes namespaces that carry the lab's name and that `blueprint` does not have: what a crash left.
@@ -264,22 +336,9 @@ impl Site {
     /// # Errors
     /// Where the host refuses.
     pub(super) fn sweep(&self, blueprint: &Blueprint) -> Result<()> {
-        for id in netns::list(Some(&self.lab))? {
-            if !blueprint.namespaces.contains_key(id.vm()) {
-                if let Ok(ns) = Netns::open(&id) {
-                    end_processes([&ns])?;
-                }
-                netns::delete(&id)?;
-            }
-        }
-        Ok(())
+        let keep: BTreeSet<String> = blueprint.namespaces.keys().cloned().collect();
+        sweep::remove_strays(&self.lab, &keep).map(|_| ())
     }
-}
-
-/// Ends every program in these namespaces.
-fn end_processes<'a>(namespaces: impl IntoIterator<Item = &'a Netns>) -> Result<()> {
-    let ids = namespaces.into_iter().map(Netns::id).collect::<Result<HashSet<_>>>()?;
-    process::kill_all_in(&ids, GRACE, LIMIT).map(|_| ())
 }
 
 fn progress(role: Role, name: &str, state: ProgressState, began: Instant) -> Progress {

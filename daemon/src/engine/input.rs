@@ -45,21 +45,21 @@ impl Input {
             Err(refused) => Err(wire(refused.list)),
         }
     }
+}
 
-    /// Files of a machine, as they are seen inside.
-    pub(super) fn machine_files(&self, machine: &str) -> Vec<MachineFile> {
-        let Some(machine) = self.topology.virtual_machines.get(machine) else { return Vec::new() };
-        machine
-            .files
-            .iter()
-            .map(|(path, source)| MachineFile {
-                path: path.into(),
-                contents: source.content().to_vec(),
-                // A script can be run by its name.
-                mode: if source.content().starts_with(b"#!") { 0o755 } else { 0o644 },
-            })
-            .collect()
-    }
+/// Files of a machine, as they are seen inside.
+pub(super) fn machine_files(topology: &Topology, machine: &str) -> Vec<MachineFile> {
+    let Some(machine) = topology.virtual_machines.get(machine) else { return Vec::new() };
+    machine
+        .files
+        .iter()
+        .map(|(path, source)| MachineFile {
+            path: path.into(),
+            contents: source.content().to_vec(),
+            // A script can be run by its name.
+            mode: if source.content().starts_with(b"#!") { 0o755 } else { 0o644 },
+        })
+        .collect()
 }
 
 fn unreadable(file: &TopologyFile, path: &str, why: &str) -> Vec<Diagnostic> {

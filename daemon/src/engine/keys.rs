@@ -27,13 +27,18 @@ impl std::fmt::Debug for Keys {
 impl Keys {
     /// The key of this end, drawn if it has none yet.
     pub(super) fn of(&mut self, end: &str) -> PrivateKey {
-        if let Some(key) = self.0.get(end).and_then(|text| PrivateKey::from_base64(text).ok()) {
+        if let Some(key) = self.get(end) {
             return key;
         }
         let bytes = Zeroizing::new(rand::random::<[u8; 32]>());
         let key = PrivateKey::from_bytes(*bytes);
         self.0.insert(end.to_owned(), key.to_base64().to_string());
         key
+    }
+
+    /// The key of this end, if it has one.
+    pub(super) fn get(&self, end: &str) -> Option<PrivateKey> {
+        self.0.get(end).and_then(|text| PrivateKey::from_base64(text).ok())
     }
 
     /// Forgets the keys of ends that the snapshot does not have.

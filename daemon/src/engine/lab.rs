@@ -1,25 +1,30 @@
 //! One running lab: what the file says, what is in force, the host's side of it, and its workers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use vnet_api::{Progress, ProgressState, TopologyFile};
+use arc_swap::ArcSwap;
+use vnet_api::TopologyFile;
 use vnet_config::model::Topology;
-use vnet_dataplane::{Nanos, TunnelId};
+use vnet_dataplane::{Nanos, PortId, TunnelId};
 use vnet_fabric::control::{Effect, Event, State};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_gateway::ConnectionStatus;
-use vnet_router::{Router, SessionMemory, Shared};
+use vnet_router::{Router, SessionMemory, Shared, TunnelSetup};
 
 use super::blueprint::{Blueprint, INTERNET};
 use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
 use super::keys::{self, Keys};
+use super::live::owner_name;
 use super::programs::Programs;
 use super::store::{self, Accepted};
 use super::{Failure, Options, fault};
+use crate::host::backing::Backing;
 use crate::host::error::HostError;
+use crate::host::netns::Netns;
 use crate::host::state_dir::StateDir;
 use crate::io::udp::UdpPort;
 use crate::worker::{TunnelChange, Worker, monotonic};
@@ -34,33 +39,55 @@ pub(super) struct Lab {
     /// What the workers share.
     pub shared: Arc<Shared>,
     control: Mutex<Control>,
+    view: ArcSwap<View>,
+    /// True when the lab is being taken down: no program may enter it any more.
+    closed: RwLock<bool>,
+    /// Who owned each port that the lab ever had: what they dropped counts on when they are gone.
+    owners: Mutex<HashMap<PortId, String>>,
+}
+
+/// What of a lab can be asked while it is being changed: replaced whole by each change.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// Where the accepted file came from.
+    pub origin: String,
+    /// What it says.
+    pub topology: Arc<Topology>,
+    /// What is in force beyond it.
+    pub state: Arc<State>,
+    /// Namespaces and devices.
+    pub blueprint: Arc<Blueprint>,
+    /// What programs can enter.
+    pub machines: Arc<BTreeMap<String, Machine>>,
+    /// The tunnels' keys.
+    pub keys: Arc<Keys>,
+}
+
+/// A machine that programs can enter.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    /// Its namespace.
+    pub ns: Arc<Netns>,
+    /// What it sees of its own.
+    pub backing: Backing,
+    /// Where its commands write to.
+    pub log: PathBuf,
 }
 
 /// Everything that an apply changes. One change at a time.
 #[derive(Debug)]
-pub(super) struct Control {
-    dir: StateDir,
+struct Control {
+    /// `None` when the lab has been taken down.
+    dir: Option<Arc<StateDir>>,
     /// The accepted file.
-    pub file: TopologyFile,
-    /// What it says.
-    pub topology: Arc<Topology>,
-    /// What is in force beyond it.
-    pub state: State,
-    /// Namespaces and devices, as they should be.
-    pub blueprint: Blueprint,
-    /// Namespaces and devices, as they are.
-    pub site: Site,
-    /// Programs of the machines.
-    pub programs: Programs,
+    file: TopologyFile,
+    topology: Arc<Topology>,
+    state: State,
+    blueprint: Blueprint,
+    site: Site,
+    programs: Programs,
     keys: Keys,
     sockets: HashSet<SocketAddr>,
-}
-
-impl Control {
-    /// Where a machine's commands write to.
-    pub(super) fn log(&self, machine: &str) -> std::path::PathBuf {
-        self.dir.log(machine)
-    }
 }
 
 /// What an apply has come to.
@@ -68,6 +95,30 @@ impl Control {
 pub(super) struct Applied {
     /// What the control state did to reach the file.
     pub effects: Vec<Effect>,
+}
+
+/// The lab that a file asks for, until it is accepted.
+struct Wanted {
+    input: Input,
+    state: State,
+    snapshot: Snapshot,
+    blueprint: Blueprint,
+    keys: Keys,
+    setups: Vec<TunnelSetup>,
+}
+
+impl Wanted {
+    /// Public addresses of tunnels: each has a socket.
+    fn locals(&self) -> HashSet<SocketAddr> {
+        self.setups.iter().map(|setup| setup.local).collect()
+    }
+}
+
+/// What a change has done so far.
+#[derive(Default)]
+struct Done {
+    built: Built,
+    bound: Vec<SocketAddr>,
 }
 
 impl Lab {
@@ -87,25 +138,26 @@ impl Lab {
         let adopted = accepted.is_some();
         let (mut state, keys) =
             accepted.map_or_else(Default::default, |accepted| (accepted.state, accepted.keys));
-        if adopted {
-            // No session of a tunnel outlives the daemon.
-            let tunnels: Vec<String> = state.tunnels.keys().cloned().collect();
-            for tunnel in tunnels {
-                state.step(Event::TunnelConnecting { tunnel }, monotonic());
-            }
+        // No session of a tunnel outlives the daemon.
+        let tunnels: Vec<String> = state.tunnels.keys().cloned().collect();
+        for tunnel in tunnels {
+            state.step(Event::TunnelConnecting { tunnel }, monotonic());
         }
-        let records = store::sessions(&dir, options.sessions_max)?;
-        let now = monotonic();
-        let shared = Arc::new(Shared::new(
-            Snapshot::default(),
-            SessionMemory::new(records),
-            rand::random(),
-            seconds(now),
-        ));
+        let memory = SessionMemory::new(store::sessions(&dir, options.sessions_max)?);
+        let now = seconds(monotonic());
+        let shared = Arc::new(Shared::new(Snapshot::default(), memory, rand::random(), now));
         let workers = start_workers(&name, options, &shared, &changes)?;
         let device_options = DeviceOptions { queues: options.workers, offloads: options.offloads };
+        let view = View {
+            origin: String::new(),
+            topology: Arc::clone(&input.topology),
+            state: Arc::default(),
+            blueprint: Arc::default(),
+            machines: Arc::default(),
+            keys: Arc::default(),
+        };
         let control = Control {
-            dir,
+            dir: Some(Arc::new(dir)),
             file: TopologyFile::default(),
             topology: Arc::clone(&input.topology),
             state,
@@ -115,28 +167,50 @@ impl Lab {
             keys,
             sockets: HashSet::new(),
         };
-        let lab = Lab { name, workers, shared, control: Mutex::new(control) };
-        let applied = {
-            let mut control = lab.control();
-            let applied = lab.converge(&mut control, input, adopted, report)?;
-            if adopted {
-                let blueprint = control.blueprint.clone();
-                control.site.sweep(&blueprint)?;
-            }
-            applied
+        let lab = Lab {
+            name,
+            workers,
+            shared,
+            control: Mutex::new(control),
+            view: ArcSwap::from_pointee(view),
+            closed: RwLock::new(false),
+            owners: Mutex::default(),
         };
+        let applied = lab.apply(input, report)?;
+        if adopted {
+            let control = lab.control();
+            if let Err(error) = control.site.sweep(&control.blueprint) {
+                tracing::error!(lab = %lab.name, %error, "what a crash left beside the lab could not be removed");
+            }
+        }
         Ok((lab, applied))
     }
 
-    /// The part that changes; held for the whole of an apply.
-    pub(super) fn control(&self) -> MutexGuard<'_, Control> {
+    /// The part that changes; held for the whole of an apply, so nobody who only looks takes it.
+    fn control(&self) -> MutexGuard<'_, Control> {
         // A panic in the middle of an apply leaves what was there before it or after it in every field.
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last accepted change has made of the lab.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.view.load_full()
     }
 
     /// The policy in force.
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
+    }
+
+    /// Who owns each port that the lab has or had.
+    pub(super) fn owners(&self) -> MutexGuard<'_, HashMap<PortId, String>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `enter` unless the lab is being taken down: what it starts is there for the taking down to find.
+    pub(super) fn while_open<T>(&self, enter: impl FnOnce() -> T) -> Option<T> {
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        (!*closed).then(enter)
     }
 
     /// Brings the lab to what the file says.
@@ -145,128 +219,160 @@ impl Lab {
     /// The step that failed; the lab is as it was before.
     pub(super) fn apply(&self, input: Input, report: Report<'_>) -> Result<Applied, Failure> {
         let mut control = self.control();
-        self.converge(&mut control, input, false, report)
-    }
-
-    fn converge(
-        &self,
-        control: &mut Control,
-        input: Input,
-        adopted: bool,
-        report: Report<'_>,
-    ) -> Result<Applied, Failure> {
+        let Some(dir) = control.dir.clone() else {
+            return Err(Failure::Conflict(format!("The lab '{}' has just been taken down.", self.name)));
+        };
         let mut state = control.state.clone();
         let effects = state.step(Event::Apply(Arc::clone(&input.topology)), monotonic());
         let snapshot = vnet_fabric::compile::compile(&input.topology, &state);
         let blueprint = Blueprint::new(&input.topology, &snapshot);
         let mut keys = control.keys.clone();
-        let before = control.blueprint.clone();
-        let mut built = control.site.build(&before, &blueprint, report)?;
-        let finished = self
-            .attach(&mut built)
-            .and_then(|()| control.programs.prepare(&control.dir, &input, &blueprint))
-            .and_then(|()| self.bind_tunnels(control, &snapshot, &mut keys))
-            .and_then(|()| {
-                fault::step("store")?;
-                let accepted =
-                    Accepted { file: input.file.clone(), state: state.clone(), keys: keys.clone() };
-                store::save(&control.dir, &accepted)
-            });
-        if let Err(error) = finished {
-            self.take_back(control, &before, &blueprint, &built, report);
+        let setups = keys::setups(&snapshot, &mut keys);
+        keys.retain(&snapshot);
+        let wanted = Wanted { input, state, snapshot, blueprint, keys, setups };
+        let mut done = Done::default();
+        if let Err(error) = self.reach(&mut control, &dir, &wanted, &mut done, report) {
+            self.take_back(&mut control, &dir, &wanted.blueprint, &done, report);
             return Err(error.into());
         }
-        keys.retain(&snapshot);
-        control.keys = keys;
-        control.state = state;
-        control.blueprint = blueprint;
-        control.file = input.file.clone();
-        control.topology = Arc::clone(&input.topology);
-        self.shared.snapshot.store(Arc::new(snapshot));
-        let created = if adopted { Vec::new() } else { built.created };
-        control.programs.start(&control.site, &control.dir, &input.topology, &created);
+        self.accept(&mut control, &dir, wanted, done.built, report);
         Ok(Applied { effects })
     }
 
+    /// Everything of a change that can fail: makes what is missing, and stores the change as its last step.
+    fn reach(
+        &self,
+        control: &mut Control,
+        dir: &StateDir,
+        wanted: &Wanted,
+        done: &mut Done,
+        report: Report<'_>,
+    ) -> Result<(), HostError> {
+        control.site.extend(&control.blueprint, &wanted.blueprint, &mut done.built, report)?;
+        self.attach(&mut done.built);
+        fault::step("attach")?;
+        control.programs.prepare(dir, &wanted.input.topology, &wanted.blueprint)?;
+        fault::step("tunnels")?;
+        let new: Vec<SocketAddr> = wanted.locals().difference(&control.sockets).copied().collect();
+        for address in new {
+            self.bind(control, address)?;
+            done.bound.push(address);
+        }
+        fault::step("store")?;
+        let accepted = Accepted {
+            file: wanted.input.file.clone(),
+            state: wanted.state.clone(),
+            keys: wanted.keys.clone(),
+        };
+        store::save(dir, &accepted)
+    }
+
+    /// Puts a change in force that is stored: nothing of it can fail any more but removing what is superfluous.
+    fn accept(
+        &self,
+        control: &mut Control,
+        dir: &Arc<StateDir>,
+        wanted: Wanted,
+        mut built: Built,
+        report: Report<'_>,
+    ) {
+        let locals = wanted.locals();
+        if let Err(error) = self.shared.tunnels().set(wanted.setups, monotonic()) {
+            tracing::error!(lab = %self.name, %error, "a tunnel could not be set up");
+        }
+        let gone: Vec<SocketAddr> = control.sockets.difference(&locals).copied().collect();
+        gone.iter().for_each(|address| self.unbind(control, *address));
+        let before = std::mem::replace(&mut control.blueprint, wanted.blueprint);
+        control.state = wanted.state;
+        control.keys = wanted.keys;
+        control.file = wanted.input.file;
+        control.topology = wanted.input.topology;
+        self.publish(control, wanted.snapshot);
+        control.site.retire(&before, &control.blueprint, &mut built, report);
+        self.attach(&mut built);
+        let topology = Arc::clone(&control.topology);
+        control.programs.start(&control.site, dir, &topology, &built.created);
+        // The first worker sleeps until the next timer that it knows of: a tunnel's may be new.
+        if let Some(worker) = self.workers.first() {
+            worker.wake();
+        }
+    }
+
+    /// Makes a snapshot and all that can be asked of the lab visible.
+    fn publish(&self, control: &Control, snapshot: Snapshot) {
+        let mut owners = self.owners();
+        for port in snapshot.ports() {
+            owners.entry(port.id).or_insert_with(|| owner_name(&snapshot, port.id));
+        }
+        drop(owners);
+        self.shared.snapshot.store(Arc::new(snapshot));
+        let machines = control.blueprint.namespaces.iter().filter_map(|(name, namespace)| {
+            let ns = control.site.namespace(name).filter(|_| namespace.role.is_machine())?;
+            let backing = control.programs.backing(name)?.clone();
+            let log = control.dir.as_ref()?.log(name);
+            Some((name.clone(), Machine { ns: Arc::clone(ns), backing, log }))
+        });
+        self.view.store(Arc::new(View {
+            origin: control.file.origin.clone(),
+            topology: Arc::clone(&control.topology),
+            state: Arc::new(control.state.clone()),
+            blueprint: Arc::new(control.blueprint.clone()),
+            machines: Arc::new(machines.collect()),
+            keys: Arc::new(control.keys.clone()),
+        }));
+    }
+
     /// Hands new queues to the workers and takes those of gone devices away.
-    fn attach(&self, built: &mut Built) -> Result<(), HostError> {
-        for port in &built.detached {
-            self.workers.iter().for_each(|worker| worker.detach(*port));
+    fn attach(&self, built: &mut Built) {
+        for port in built.detached.drain(..) {
+            self.workers.iter().for_each(|worker| worker.detach(port));
         }
         for (port, queues) in built.queues.drain(..) {
             for (worker, queue) in self.workers.iter().zip(queues) {
                 worker.attach(port, queue);
             }
         }
-        fault::step("attach")
     }
 
-    /// Opens and closes sockets so that there is one for each public address of a tunnel, and sets the tunnels.
-    fn bind_tunnels(
-        &self,
-        control: &mut Control,
-        snapshot: &Snapshot,
-        keys: &mut Keys,
-    ) -> Result<(), HostError> {
-        fault::step("tunnels")?;
-        let setups = keys::setups(snapshot, keys);
-        let wanted: HashSet<SocketAddr> = setups.iter().map(|setup| setup.local).collect();
-        let gone: Vec<SocketAddr> = control.sockets.difference(&wanted).copied().collect();
-        let new: Vec<SocketAddr> = wanted.difference(&control.sockets).copied().collect();
-        for address in new {
-            let internet = control
-                .site
-                .namespace(INTERNET)
-                .ok_or_else(|| HostError::Invalid("the lab has no internet namespace".into()))?;
-            let failed = |source| HostError::Io {
-                action: "bind the tunnel socket",
-                object: address.to_string(),
-                source,
-            };
-            let socket = internet.run(|| UdpSocket::bind(address))?.map_err(failed)?;
-            for (index, worker) in self.workers.iter().enumerate() {
-                let port = socket.try_clone().and_then(UdpPort::new).map_err(failed)?;
-                worker.bind(address, port, index == 0);
-            }
-            control.sockets.insert(address);
+    /// Opens the socket of a tunnel's public address, one descriptor for each worker.
+    fn bind(&self, control: &mut Control, address: SocketAddr) -> Result<(), HostError> {
+        let internet = control
+            .site
+            .namespace(INTERNET)
+            .ok_or_else(|| HostError::Invalid("the lab has no internet namespace".into()))?;
+        let failed =
+            |source| HostError::Io { action: "bind the tunnel socket", object: address.to_string(), source };
+        let socket = internet.run(|| UdpSocket::bind(address))?.map_err(failed)?;
+        let ports: Vec<UdpPort> = (self.workers.iter())
+            .map(|_| socket.try_clone().and_then(UdpPort::new).map_err(failed))
+            .collect::<Result<_, _>>()?;
+        for (index, (worker, port)) in self.workers.iter().zip(ports).enumerate() {
+            worker.bind(address, port, index == 0);
         }
-        for address in gone {
-            self.workers.iter().for_each(|worker| worker.unbind(address));
-            control.sockets.remove(&address);
-        }
-        let set = self.shared.tunnels().set(setups, monotonic());
-        // The first worker sleeps until the next timer that it knows of: this one is new.
-        if let Some(worker) = self.workers.first() {
-            worker.wake();
-        }
-        set.map_err(|error| HostError::Invalid(error.to_string()))
+        control.sockets.insert(address);
+        Ok(())
     }
 
-    /// Brings the host, the sockets and the tunnels back to what they were.
+    fn unbind(&self, control: &mut Control, address: SocketAddr) {
+        self.workers.iter().for_each(|worker| worker.unbind(address));
+        control.sockets.remove(&address);
+    }
+
+    /// Brings host and sockets back to what they were.
     fn take_back(
         &self,
         control: &mut Control,
-        before: &Blueprint,
-        after: &Blueprint,
-        built: &Built,
+        dir: &StateDir,
+        wanted: &Blueprint,
+        done: &Done,
         report: Report<'_>,
     ) {
         let _quiet = fault::suspend();
-        for name in &built.created {
-            report(Progress { object: name.clone(), state: ProgressState::RolledBack, ms: 0, message: None });
-        }
-        match control.site.build(after, before, &|_| {}) {
-            Ok(mut undone) => {
-                if let Err(error) = self.attach(&mut undone) {
-                    tracing::error!(lab = %self.name, %error, "devices could not be attached again");
-                }
-            }
-            Err(error) => tracing::error!(lab = %self.name, %error, "the lab could not be brought back"),
-        }
-        let snapshot = self.snapshot();
-        let mut keys = control.keys.clone();
-        if let Err(error) = self.bind_tunnels(control, &snapshot, &mut keys) {
-            tracing::error!(lab = %self.name, %error, "the tunnels could not be brought back");
+        done.bound.iter().for_each(|address| self.unbind(control, *address));
+        let mut undone = control.site.roll_back(&control.blueprint, wanted, &done.built, report);
+        self.attach(&mut undone);
+        if let Err(error) = control.programs.prepare(dir, &control.topology, &control.blueprint) {
+            tracing::error!(lab = %self.name, %error, "the machines' files could not be brought back");
         }
     }
 
@@ -292,33 +398,28 @@ impl Lab {
         let effects = control.state.step(event, monotonic());
         if effects.iter().any(|effect| matches!(effect, Effect::Recompile(_))) {
             let snapshot = vnet_fabric::compile::compile(&control.topology, &control.state);
-            self.shared.snapshot.store(Arc::new(snapshot));
+            self.publish(&control, snapshot);
         }
     }
 
-    /// Ends the lab: programs, namespaces, devices and state. What fails is reported; the rest is done.
+    /// Ends the lab: programs, namespaces, devices and state. What fails is reported; the rest is done, and the state
+    /// stays, so that a later call can finish.
     ///
     /// # Errors
     /// The first thing that could not be removed.
-    pub(super) fn down(self: Arc<Self>, report: Report<'_>) -> Result<(), HostError> {
+    pub(super) fn down(&self, report: Report<'_>) -> Result<(), HostError> {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         let mut control = self.control();
+        let Some(dir) = control.dir.take() else { return Ok(()) };
         control.programs.stop();
-        let blueprint = control.blueprint.clone();
-        let sockets: Vec<SocketAddr> = control.sockets.drain().collect();
-        for worker in &self.workers {
-            sockets.iter().for_each(|address| worker.unbind(*address));
-            worker.stop();
-        }
+        // A namespace lives as long as one of its devices or sockets is open.
+        self.workers.iter().for_each(Worker::end);
+        control.sockets.clear();
+        let blueprint = std::mem::take(&mut control.blueprint);
         let outcome = control.site.tear_down(&blueprint, report);
-        control.dir.remove()?;
-        outcome
-    }
-
-    /// Peer configuration keys: this end's key of a tunnel end by name.
-    pub(super) fn with_keys<T>(&self, read: impl FnOnce(&mut Keys, &Snapshot) -> T) -> T {
-        let mut control = self.control();
-        let snapshot = self.snapshot();
-        read(&mut control.keys, &snapshot)
+        let view = self.view();
+        self.view.store(Arc::new(View { machines: Arc::default(), ..View::clone(&view) }));
+        outcome.and_then(|()| dir.remove())
     }
 }
 

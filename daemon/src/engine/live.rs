@@ -1,18 +1,19 @@
 //! What is happening in a lab: flows, drops, tunnels.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, PeerConfig,
     TunnelState, TunnelStatus,
 };
-use vnet_dataplane::{FlowState, PortId, Reason};
+use vnet_dataplane::{FlowState, Nanos, PortId, Reason};
 use vnet_fabric::Verdict;
 use vnet_fabric::snapshot::{
     ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
 };
 use vnet_gateway::{ConnectionStatus, PORT};
-use vnet_router::FlowRecord;
+use vnet_router::{DropRecord, FlowRecord};
 
 use super::keys;
 use super::lab::Lab;
@@ -121,48 +122,55 @@ pub(super) fn owner_name(snapshot: &Snapshot, port: PortId) -> String {
     }
 }
 
-/// Drops by machine and reason since the lab came up.
+/// Drops by machine and reason since the lab came up, those of ports that are gone among them.
 pub(super) fn drops(lab: &Lab) -> DropReport {
     let snapshot = lab.snapshot();
     let now = monotonic();
-    let log = lab.shared.drops();
+    let mut last: HashMap<(PortId, Reason), DropRecord> = HashMap::new();
+    // The workers wait for this lock: the log is only copied under it.
+    last.extend(lab.shared.drops().since(0).map(|record| ((record.port, record.reason), *record)));
     let mut value: Vec<DropCount> = Vec::new();
-    for port in snapshot.ports() {
-        for reason in Reason::ALL {
-            let packets: u64 = lab
-                .workers
-                .iter()
-                .filter_map(|worker| worker.ledger.port(port.id))
-                .map(|counts| counts.drops[*reason as usize].get())
-                .sum();
-            if packets == 0 {
-                continue;
-            }
-            let last = log.since(0).rev().find(|record| record.port == port.id && record.reason == *reason);
-            value.push(DropCount {
-                vm: owner_name(&snapshot, port.id),
-                reason: reason.name().to_owned(),
-                packets,
-                last: last.and_then(|record| record.tuple).map(|tuple| tuple.to_string()),
-                rule: last
-                    .and_then(|record| snapshot.rule(record.rule?))
-                    .map(|rule| rule.reference.name.clone()),
-                last_ms_ago: last.map(|record| now.since(record.at).as_millis() as u64),
-            });
-        }
+    for (port, owner, reason, packets) in drop_counts(lab) {
+        let last = last.get(&(port, reason));
+        value.push(DropCount {
+            vm: owner,
+            reason: reason.name().to_owned(),
+            packets,
+            last: last.and_then(|record| record.tuple).map(|tuple| tuple.to_string()),
+            rule: last.and_then(|record| snapshot.rule(record.rule?)).map(|rule| rule.reference.name.clone()),
+            last_ms_ago: last.map(|record| now.since(record.at).as_millis() as u64),
+        });
     }
     DropReport { value }
+}
+
+/// Every port that the lab has or had, its owner, and how many packets were dropped there for each reason.
+pub(super) fn drop_counts(lab: &Lab) -> Vec<(PortId, String, Reason, u64)> {
+    let mut owners: Vec<(PortId, String)> =
+        lab.owners().iter().map(|(port, owner)| (*port, owner.clone())).collect();
+    owners.sort_by_key(|(port, _)| port.0);
+    let mut counts = Vec::new();
+    for (port, owner) in owners {
+        for reason in Reason::ALL {
+            let ledgers = lab.workers.iter().filter_map(|worker| worker.ledger.port(port));
+            let packets: u64 = ledgers.map(|counts| counts.drops[*reason as usize].get()).sum();
+            if packets > 0 {
+                counts.push((port, owner.clone(), *reason, packets));
+            }
+        }
+    }
+    counts
 }
 
 /// Both ends of each tunnel.
 pub(super) fn gateways(lab: &Lab) -> GatewayReport {
     let snapshot = lab.snapshot();
     let now = monotonic();
-    let tunnels = lab.shared.tunnels();
+    let statuses = tunnel_statuses(lab, &snapshot, now);
     let value = snapshot
         .tunnels()
-        .map(|spec| {
-            let status = tunnels.status(spec.id, now);
+        .zip(statuses)
+        .map(|(spec, status)| {
             let state = status.as_ref().map_or(TunnelState::Unknown, |status| match status.status {
                 ConnectionStatus::Connected => TunnelState::Connected,
                 ConnectionStatus::Connecting => TunnelState::Connecting,
@@ -191,6 +199,16 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
     GatewayReport { value }
 }
 
+/// How each tunnel end of the snapshot stands, in its order; asked at once, since the workers wait meanwhile.
+pub(super) fn tunnel_statuses(
+    lab: &Lab,
+    snapshot: &Snapshot,
+    now: Nanos,
+) -> Vec<Option<vnet_gateway::TunnelStatus>> {
+    let tunnels = lab.shared.tunnels();
+    snapshot.tunnels().map(|spec| tunnels.status(spec.id, now)).collect()
+}
+
 /// The slower of the limiters that packets into a tunnel pass: the gateway's and its own.
 fn limiter_of<'a>(snapshot: &'a Snapshot, spec: &'a TunnelSpec) -> Option<&'a LimiterSpec> {
     let own = format!("tunnel/{}/egress", spec.name);
@@ -214,42 +232,59 @@ fn why(spec: &TunnelSpec, status: Option<&vnet_gateway::TunnelStatus>) -> Option
 /// What the device at the connection's other end needs, private key included. `None` if the lab has no such
 /// connection.
 pub(super) fn peer_config(lab: &Lab, connection: &str, format: ConfigFormat) -> Option<PeerConfig> {
-    let text = lab.with_keys(|keys, snapshot| {
-        let spec = snapshot.tunnels().find(|spec| &*spec.connection == connection && !spec.at_site)?;
-        let private_key = keys.of(&keys::far_end(snapshot, spec)).to_base64();
-        let public_key = keys.of(&spec.name).public_key().to_string();
-        let preshared_key = keys::preshared(spec).map(|key| key.to_base64());
-        let list = |prefixes: &[ipnet::IpNet]| {
-            prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        let allowed = list(&spec.announced);
-        let endpoint = SocketAddr::new(spec.local, PORT);
-        if format == ConfigFormat::Json {
-            let config = serde_json::json!({
-                "interface": {"privateKey": &*private_key, "listenPort": PORT, "mtu": 1400},
-                "peer": {
-                    "publicKey": public_key,
-                    "presharedKey": preshared_key.as_ref().map(|key| key.as_str()),
-                    "endpoint": endpoint,
-                    "allowedIPs": spec.announced,
-                    "persistentKeepalive": 25,
-                },
-            });
-            return serde_json::to_string_pretty(&config).ok();
-        }
-        let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", &*private_key);
-        if format == ConfigFormat::WgQuick {
-            text.push_str("MTU = 1400\n");
-            if spec.announced.iter().any(|prefix| prefix.prefix_len() == 0) {
-                text.push_str("Table = off\n");
-            }
-        }
-        text.push_str(&format!("\n[Peer]\nPublicKey = {public_key}\n"));
-        if let Some(key) = &preshared_key {
-            text.push_str(&format!("PresharedKey = {}\n", key.as_str()));
-        }
-        text.push_str(&format!("Endpoint = {endpoint}\nAllowedIPs = {allowed}\nPersistentKeepalive = 25\n"));
-        Some(text)
-    })?;
+    let (view, snapshot) = (lab.view(), lab.snapshot());
+    let spec = snapshot.tunnels().find(|spec| &*spec.connection == connection && !spec.at_site)?;
+    let keys = PeerKeys {
+        private: view.keys.get(&keys::far_end(&snapshot, spec))?,
+        public: view.keys.get(&spec.name)?.public_key().to_string(),
+        preshared: keys::preshared(spec),
+    };
+    let text = match format {
+        ConfigFormat::Json => peer_json(spec, &keys)?,
+        ConfigFormat::WgQuick => peer_wg(spec, &keys, true),
+        ConfigFormat::Wg => peer_wg(spec, &keys, false),
+    };
     Some(PeerConfig { connection: connection.to_owned(), text })
+}
+
+/// What the device at a connection's other end has to know.
+struct PeerKeys {
+    private: vnet_gateway::PrivateKey,
+    public: String,
+    preshared: Option<vnet_gateway::PresharedKey>,
+}
+
+fn peer_json(spec: &TunnelSpec, keys: &PeerKeys) -> Option<String> {
+    let preshared = keys.preshared.as_ref().map(|key| key.to_base64());
+    let config = serde_json::json!({
+        "interface": {"privateKey": &*keys.private.to_base64(), "listenPort": PORT, "mtu": 1400},
+        "peer": {
+            "publicKey": keys.public,
+            "presharedKey": preshared.as_ref().map(|key| key.as_str()),
+            "endpoint": SocketAddr::new(spec.local, PORT),
+            "allowedIPs": spec.announced,
+            "persistentKeepalive": 25,
+        },
+    });
+    serde_json::to_string_pretty(&config).ok()
+}
+
+/// The form of wg(8), or of wg-quick(8) with the MTU and without a default route of its own.
+fn peer_wg(spec: &TunnelSpec, keys: &PeerKeys, quick: bool) -> String {
+    let private = keys.private.to_base64();
+    let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", &*private);
+    if quick {
+        text.push_str("MTU = 1400\n");
+        if spec.announced.iter().any(|prefix| prefix.prefix_len() == 0) {
+            text.push_str("Table = off\n");
+        }
+    }
+    text.push_str(&format!("\n[Peer]\nPublicKey = {}\n", keys.public));
+    if let Some(key) = &keys.preshared {
+        text.push_str(&format!("PresharedKey = {}\n", key.to_base64().as_str()));
+    }
+    let allowed = spec.announced.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let endpoint = SocketAddr::new(spec.local, PORT);
+    text.push_str(&format!("Endpoint = {endpoint}\nAllowedIPs = {allowed}\nPersistentKeepalive = 25\n"));
+    text
 }

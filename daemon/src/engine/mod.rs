@@ -19,7 +19,7 @@ mod traffic;
 
 pub use backend::Service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -30,6 +30,7 @@ use vnet_router::RouterOptions;
 use crate::api::error::ApiError;
 use crate::host::error::HostError;
 use crate::host::state_dir::{self, StateDir};
+use crate::host::sweep;
 use crate::io::tun::Offloads;
 use crate::worker::{TunnelChange, monotonic};
 
@@ -83,10 +84,33 @@ impl From<Failure> for ApiError {
 #[derive(Debug)]
 pub struct Engine {
     options: Options,
-    labs: Mutex<BTreeMap<String, Arc<Lab>>>,
+    labs: Mutex<Labs>,
     changes: mpsc::Sender<TunnelChange>,
     /// Signalled when a lab went: the daemon may end with its last one.
     pub idle: Notify,
+}
+
+/// The labs, and those that are being made or taken down.
+#[derive(Debug, Default)]
+struct Labs {
+    running: BTreeMap<String, Arc<Lab>>,
+    busy: BTreeSet<String>,
+    /// The daemon is ending: no lab begins any more.
+    closed: bool,
+}
+
+/// A lab's name, kept from everybody else while its lab is made or taken down.
+struct Reserved<'a> {
+    engine: &'a Engine,
+    name: String,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.engine.labs().busy.remove(&self.name);
+        // A permit is kept for a listener that is not listening at this moment.
+        self.engine.idle.notify_one();
+    }
 }
 
 impl Engine {
@@ -109,13 +133,17 @@ impl Engine {
         Ok(engine)
     }
 
-    fn labs(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Lab>>> {
-        // Every change of the map is one insert or remove.
+    fn labs(&self) -> MutexGuard<'_, Labs> {
+        // Every change of it is one insert or remove.
         self.labs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn all(&self) -> Vec<Arc<Lab>> {
+        self.labs().running.values().cloned().collect()
+    }
+
     fn find(&self, name: &str) -> Option<Arc<Lab>> {
-        self.labs().get(name).cloned()
+        self.labs().running.get(name).cloned()
     }
 
     fn get(&self, name: &str) -> Result<Arc<Lab>, ApiError> {
@@ -124,18 +152,25 @@ impl Engine {
 
     /// Number of labs.
     pub fn len(&self) -> usize {
-        self.labs().len()
-    }
-
-    /// Whether every worker still answers.
-    pub fn is_alive(&self) -> bool {
-        let labs: Vec<Arc<Lab>> = self.labs().values().cloned().collect();
-        labs.iter().flat_map(|lab| &lab.workers).all(|worker| worker.ask(|_, _| ()).is_some())
+        self.labs().running.len()
     }
 
     /// No lab runs.
     pub fn is_empty(&self) -> bool {
-        self.labs().is_empty()
+        self.labs().running.is_empty()
+    }
+
+    /// Whether no worker stands still. Never waits.
+    pub fn is_alive(&self) -> bool {
+        let now = monotonic();
+        self.all().iter().flat_map(|lab| &lab.workers).all(|worker| worker.is_alive(now))
+    }
+
+    /// Refuses new labs from now on if there is none, and none is being made. True if so.
+    pub fn close_if_empty(&self) -> bool {
+        let mut labs = self.labs();
+        labs.closed |= labs.running.is_empty() && labs.busy.is_empty();
+        labs.closed
     }
 
     /// Takes over the labs that a former daemon left, and removes what is left of those whose first `up` was cut
@@ -149,27 +184,17 @@ impl Engine {
             match self.adopt(&name) {
                 Ok(true) => tracing::info!(lab = %name, "lab taken over"),
                 Ok(false) => tracing::info!(lab = %name, "removed what an unfinished up had left"),
-                Err(error) => tracing::error!(lab = %name, %error, "lab cannot be taken over"),
+                Err(error) => {
+                    tracing::error!(lab = %name, %error, "lab cannot be taken over: it is left as it is")
+                }
             }
         }
-    }
-
-    /// Removes the namespaces and the state of a lab that nobody runs.
-    fn remove_leftovers(&self, name: &str, dir: StateDir) -> Result<(), HostError> {
-        self.clear_host(name)?;
-        dir.remove()
-    }
-
-    /// Removes namespaces that carry the name of a lab that nobody runs.
-    fn clear_host(&self, name: &str) -> Result<(), HostError> {
-        let options = build::DeviceOptions { queues: 1, offloads: self.options.offloads };
-        build::Site::new(name, options).tear_down(&blueprint::Blueprint::default(), &|_| {})
     }
 
     fn adopt(&self, name: &str) -> Result<bool, Failure> {
         let dir = StateDir::open(&self.options.state_root, name)?;
         let Some(accepted) = store::load(&dir)? else {
-            self.remove_leftovers(name, dir)?;
+            sweep::remove_lab(name, dir)?;
             return Ok(false);
         };
         let input =
@@ -179,28 +204,54 @@ impl Engine {
         Ok(true)
     }
 
+    /// Keeps a lab's name for one change of the list of labs. `None` if the lab runs.
+    fn reserve(&self, name: &str) -> Result<Option<Reserved<'_>>, Failure> {
+        let mut labs = self.labs();
+        if labs.running.contains_key(name) {
+            return Ok(None);
+        }
+        if labs.closed {
+            return Err(Failure::Conflict("The daemon is ending with its last lab: try again.".into()));
+        }
+        if !labs.busy.insert(name.to_owned()) {
+            let message = format!("The lab '{name}' is being made or taken down: wait for that to end.");
+            return Err(Failure::Conflict(message));
+        }
+        Ok(Some(Reserved { engine: self, name: name.to_owned() }))
+    }
+
     /// Brings a lab to what the file says. True if it is new.
     ///
     /// # Errors
     /// [`Failure`]; the lab is as it was before, or not there if it was not.
     fn apply(&self, input: Input, report: Report<'_>) -> Result<(bool, Applied), Failure> {
         let name = input.topology.name.clone();
-        if let Some(lab) = self.find(&name) {
+        let Some(_reserved) = self.reserve(&name)? else {
+            let lab = self
+                .find(&name)
+                .ok_or_else(|| Failure::Conflict(format!("The lab '{name}' has just been taken down.")))?;
             return Ok((false, lab.apply(input, report)?));
-        }
+        };
         let dir = StateDir::open(&self.options.state_root, &name)?;
-        // What an unfinished up of a daemon that died has left is in the way of nobody but this lab.
-        self.clear_host(&name)?;
-        match Lab::open(&self.options, dir, input, None, self.changes.clone(), report) {
+        let accepted = store::load(&dir).map_err(|error| {
+            Failure::Conflict(format!(
+                "The lab '{name}' is there and cannot be taken over: {error}. Take it down first."
+            ))
+        })?;
+        let is_new = accepted.is_none();
+        if is_new {
+            // What an unfinished up of a daemon that died has left is in the way of nobody but this lab.
+            sweep::remove_namespaces(&name)?;
+        }
+        match Lab::open(&self.options, dir, input, accepted, self.changes.clone(), report) {
             Ok((lab, applied)) => {
                 self.enlist(lab);
-                Ok((true, applied))
+                Ok((is_new, applied))
             }
             Err(error) => {
-                if let Ok(dir) = StateDir::open(&self.options.state_root, &name)
-                    && let Err(error) = dir.remove()
-                {
-                    tracing::error!(lab = %name, %error, "the state of a failed up could not be removed");
+                let state = StateDir::open(&self.options.state_root, &name);
+                if is_new && let Err(error) = state.and_then(|state| sweep::remove_lab(&name, state)) {
+                    tracing::error!(lab = %name, %error, "what a failed up made could not be removed");
                 }
                 Err(error)
             }
@@ -210,7 +261,7 @@ impl Engine {
     /// Enters a lab into the list. Its tunnels have begun before, and what they reported then found no lab.
     fn enlist(&self, lab: Lab) {
         let lab = Arc::new(lab);
-        self.labs().insert(lab.name.clone(), Arc::clone(&lab));
+        self.labs().running.insert(lab.name.clone(), Arc::clone(&lab));
         let tunnels: Vec<_> = lab.snapshot().tunnels().map(|spec| spec.id).collect();
         for tunnel in tunnels {
             let status = lab.shared.tunnels().status(tunnel, monotonic()).map(|status| status.status);
@@ -220,10 +271,43 @@ impl Engine {
         }
     }
 
+    /// Takes a lab down: one that runs, or what is there of one that no daemon runs.
     fn down(&self, name: &str, report: &(dyn Fn(Progress) + Sync)) -> Result<(), ApiError> {
-        let lab = self.labs().remove(name).ok_or_else(|| ApiError::lab_not_found(name))?;
-        let outcome = lab.down(report);
-        self.idle.notify_waiters();
-        outcome.map_err(|error| ApiError::from(Failure::Host(error)))
+        let (lab, _reserved) = {
+            let mut labs = self.labs();
+            match labs.running.remove(name) {
+                Some(lab) => {
+                    labs.busy.insert(name.to_owned());
+                    (Some(lab), Some(Reserved { engine: self, name: name.to_owned() }))
+                }
+                None => (None, None),
+            }
+        };
+        if let Some(lab) = lab {
+            return lab.down(report).map_err(|error| ApiError::from(Failure::Host(error)));
+        }
+        let _reserved = self.reserve(name)?;
+        let traces = sweep::find(&self.options.state_root).map_err(Failure::Host)?;
+        if !traces.get(name).is_some_and(|traces| traces.state) {
+            return Err(ApiError::lab_not_found(name));
+        }
+        let state = StateDir::open(&self.options.state_root, name).map_err(Failure::Host)?;
+        sweep::remove_lab(name, state).map_err(Failure::Host)?;
+        Ok(())
+    }
+
+    /// Removes what is left of labs that have state here and that no daemon runs. Gives what it removed. A lab without
+    /// state here may be another daemon's, with a state folder of its own: it is left alone.
+    fn sweep(&self) -> Result<Vec<String>, Failure> {
+        let mut removed = Vec::new();
+        for name in state_dir::labs(&self.options.state_root)? {
+            let Ok(Some(_reserved)) = self.reserve(&name) else { continue };
+            let state = StateDir::open(&self.options.state_root, &name);
+            match state.and_then(|state| sweep::remove_lab(&name, state)) {
+                Ok(_) => removed.push(format!("lab {name}")),
+                Err(error) => tracing::warn!(lab = %name, %error, "left alone"),
+            }
+        }
+        Ok(removed)
     }
 }

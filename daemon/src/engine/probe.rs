@@ -52,26 +52,23 @@ pub(super) fn addresses(blueprint: &Blueprint, machine: &str) -> Vec<IpAddr> {
 
 /// Finds sender and receiver: each a machine, or the address of one; `to` any address.
 pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
-    let control = lab.control();
-    let open =
-        |name: &str| control.site.namespace(name).map(|ns| ns.try_clone().map_err(host_error)).transpose();
-    let is_machine = |name: &str| {
-        control.blueprint.namespaces.get(name).is_some_and(|namespace| namespace.role.is_machine())
+    let view = lab.view();
+    let open = |name: &str| {
+        view.machines.get(name).map(|machine| machine.ns.try_clone().map_err(host_error)).transpose()
     };
     let source = from.parse::<IpAddr>().ok();
     let from = match source {
-        Some(address) => holder(&control.blueprint, address),
-        None => Some(from.to_owned()).filter(|name| is_machine(name)),
+        Some(address) => holder(&view.blueprint, address),
+        None => Some(from.to_owned()).filter(|name| view.machines.contains_key(name.as_str())),
     }
     .ok_or_else(|| ApiError::not_found("machine", from))?;
     let sender = open(&from)?.ok_or_else(|| ApiError::not_found("machine", &from))?;
-    let sources = source.map_or_else(|| addresses(&control.blueprint, &from), |address| vec![address]);
+    let sources = source.map_or_else(|| addresses(&view.blueprint, &from), |address| vec![address]);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
-        Ok(address) => (
-            holder(&control.blueprint, address).map(|name| open(&name)).transpose()?.flatten(),
-            vec![address],
-        ),
-        Err(_) if is_machine(to) => (open(to)?, addresses(&control.blueprint, to)),
+        Ok(address) => {
+            (holder(&view.blueprint, address).map(|name| open(&name)).transpose()?.flatten(), vec![address])
+        }
+        Err(_) if view.machines.contains_key(to) => (open(to)?, addresses(&view.blueprint, to)),
         Err(_) => return Err(ApiError::not_found("machine or address", to)),
     };
     let pair = destinations.iter().find_map(|destination| {

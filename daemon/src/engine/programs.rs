@@ -1,51 +1,52 @@
 //! Programs inside machines: the folders that they see, and the `run:` commands of the file.
+//!
+//! What became of each command is stored beside the lab's state: the next daemon takes over those that run, and
+//! does not run again what is to run once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use vnet_config::model::{Restart, RunCommand, Topology};
 
 use super::blueprint::Blueprint;
 use super::build::Site;
-use super::input::Input;
+use super::input;
 use crate::host::backing::Backing;
 use crate::host::error::HostError;
-use crate::host::exec::Launcher;
+use crate::host::exec::{self, Launcher};
 use crate::host::netns::Netns;
+use crate::host::process::{PidFd, ProcessId};
 use crate::host::state_dir::StateDir;
+use crate::host::supervise::{RunSpec, RunState, Supervised};
 
-/// A command that ends at once is started again after this long, so that a broken one does not take a core.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
-/// How often a supervisor looks whether it shall stop.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What programs find as their name server: Azure's platform address.
 const RESOLV_CONF: &str = "nameserver 168.63.129.16\n";
+/// Version of the stored records.
+const VERSION: u32 = 1;
 
 /// The programs of a lab's machines.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
     backings: BTreeMap<String, Backing>,
-    supervisors: BTreeMap<String, Supervisor>,
+    runners: BTreeMap<String, Runner>,
 }
 
-#[derive(Debug)]
-struct Supervisor {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Fate {
+    Running(ProcessId),
+    Ended,
 }
 
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // Its panic has been printed already.
-            let _ = thread.join();
-        }
-    }
+/// What became of a machine's commands, by the line that started each.
+type Fates = BTreeMap<String, Fate>;
+
+fn record_name(machine: &str) -> String {
+    format!("run.{machine}.json")
 }
 
 impl Programs {
@@ -53,20 +54,17 @@ impl Programs {
     pub(super) fn prepare(
         &mut self,
         dir: &StateDir,
-        input: &Input,
+        topology: &Topology,
         blueprint: &Blueprint,
     ) -> Result<(), HostError> {
         let mut backings = BTreeMap::new();
         for (name, _) in blueprint.namespaces.iter().filter(|(_, namespace)| namespace.role.is_machine()) {
             let hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {name}\n");
-            let files = input.machine_files(name);
-            backings.insert(
-                name.clone(),
-                Backing::prepare(&dir.machine(name), name, &hosts, RESOLV_CONF, &files)?,
-            );
+            let files = input::machine_files(topology, name);
+            let backing = Backing::prepare(&dir.machine(name), name, &hosts, RESOLV_CONF, &files)?;
+            backings.insert(name.clone(), backing);
         }
         self.backings = backings;
-        self.supervisors.retain(|name, _| self.backings.contains_key(name));
         Ok(())
     }
 
@@ -75,118 +73,220 @@ impl Programs {
         self.backings.get(machine)
     }
 
-    /// Starts the commands of machines that are new.
-    pub(super) fn start(&mut self, site: &Site, dir: &StateDir, topology: &Topology, created: &[String]) {
-        for name in created {
-            let Some(machine) = topology.virtual_machines.get(name).filter(|machine| !machine.run.is_empty())
-            else {
+    /// Brings what runs to what the file says: commands of machines in `created` are new, others are left, taken over
+    /// from a former daemon, started or ended as their lists have changed.
+    pub(super) fn start(
+        &mut self,
+        site: &Site,
+        dir: &Arc<StateDir>,
+        topology: &Topology,
+        created: &[String],
+    ) {
+        let gone: Vec<String> = self
+            .runners
+            .keys()
+            .filter(|name| topology.virtual_machines.get(*name).is_none_or(|machine| machine.run.is_empty()))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.runners.remove(&name);
+            end_unlisted(dir, &name, &[]);
+        }
+        for (name, machine) in topology.virtual_machines.iter().filter(|(_, machine)| !machine.run.is_empty())
+        {
+            let is_new = created.contains(name);
+            if !is_new && self.runners.get(name).is_some_and(|runner| runner.commands == machine.run) {
                 continue;
-            };
+            }
+            self.runners.remove(name);
+            if is_new {
+                // Of a machine of the same name that is gone.
+                let _ = dir.discard(&record_name(name));
+            } else {
+                end_unlisted(dir, name, &machine.run);
+            }
             let (Some(ns), Some(backing)) = (site.namespace(name), self.backings.get(name)) else { continue };
-            let ns = match ns.try_clone() {
-                Ok(ns) => ns,
+            match Runner::start(ns, backing, name, dir, &machine.run) {
+                Ok(runner) => {
+                    self.runners.insert(name.clone(), runner);
+                }
                 Err(error) => {
-                    tracing::error!(vm = %name, %error, "the commands of a machine could not be started");
-                    continue;
+                    tracing::error!(vm = %name, %error, "the commands of a machine were not started")
                 }
-            };
-            let runner = Runner {
-                ns,
-                backing: backing.clone(),
-                name: name.clone(),
-                log: dir.log(name),
-                stop: Arc::new(AtomicBool::new(false)),
-            };
-            let stop = Arc::clone(&runner.stop);
-            let commands = machine.run.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("run-{name}").chars().take(15).collect())
-                .spawn(move || runner.run(&commands));
-            match thread {
-                Ok(thread) => {
-                    self.supervisors.insert(name.clone(), Supervisor { stop, thread: Some(thread) });
-                }
-                Err(error) => tracing::error!(vm = %name, %error, "no thread for the commands of a machine"),
             }
         }
     }
 
     /// Starts no program any more. Those that run end with their namespaces.
     pub(super) fn stop(&mut self) {
-        for supervisor in self.supervisors.values() {
-            supervisor.stop.store(true, Ordering::Relaxed);
-        }
-        self.supervisors.clear();
+        // All are told before the first is waited for.
+        self.runners.values_mut().for_each(Runner::tell);
+        self.runners.clear();
     }
 }
 
+fn load(dir: &StateDir, machine: &str) -> Fates {
+    dir.load(&record_name(machine), VERSION).ok().flatten().unwrap_or_default()
+}
+
+/// Asks programs to end whose commands are in the list no more.
+fn end_unlisted(dir: &StateDir, machine: &str, commands: &[RunCommand]) {
+    let mut fates = load(dir, machine);
+    let listed: BTreeSet<&str> = commands.iter().map(|command| command.command.as_str()).collect();
+    for (_, fate) in fates.iter().filter(|(line, _)| !listed.contains(line.as_str())) {
+        if let Fate::Running(id) = fate
+            && let Ok(Some(_)) = PidFd::open_exactly(*id)
+            && let Err(error) = exec::signal_group(id.pid, libc::SIGTERM)
+        {
+            tracing::warn!(vm = %machine, %error, "a command that is listed no more could not be ended");
+        }
+    }
+    fates.retain(|line, _| listed.contains(line.as_str()));
+    if let Err(error) = dir.save(&record_name(machine), VERSION, &fates) {
+        tracing::warn!(vm = %machine, %error, "what became of the commands could not be stored");
+    }
+}
+
+/// What a runner's thread hears.
+enum Note {
+    State(usize, RunState),
+    Stop,
+}
+
 /// Runs one machine's commands in order; those that are to be restarted go on beside the others.
+#[derive(Debug)]
 struct Runner {
+    commands: Vec<RunCommand>,
+    notes: mpsc::Sender<Note>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runner {
+    fn start(
+        ns: &Netns,
+        backing: &Backing,
+        name: &str,
+        dir: &Arc<StateDir>,
+        commands: &[RunCommand],
+    ) -> Result<Runner, HostError> {
+        let (notes, inbox) = mpsc::channel();
+        let mut sequence = Sequence {
+            ns: ns.try_clone()?,
+            backing: backing.clone(),
+            name: name.to_owned(),
+            log: dir.log(name),
+            fates: load(dir, name),
+            dir: Arc::clone(dir),
+            commands: commands.to_vec(),
+            notes: notes.clone(),
+            programs: Vec::new(),
+        };
+        let thread =
+            std::thread::Builder::new().name("run".into()).spawn(move || sequence.run(&inbox)).map_err(
+                |source| HostError::Io { action: "start a thread for", object: name.to_owned(), source },
+            )?;
+        Ok(Runner { commands: commands.to_vec(), notes, thread: Some(thread) })
+    }
+
+    fn tell(&mut self) {
+        // A thread that has ended needs no telling.
+        let _ = self.notes.send(Note::Stop);
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.tell();
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Sequence {
     ns: Netns,
     backing: Backing,
     name: String,
     log: PathBuf,
-    stop: Arc<AtomicBool>,
+    fates: Fates,
+    dir: Arc<StateDir>,
+    commands: Vec<RunCommand>,
+    notes: mpsc::Sender<Note>,
+    programs: Vec<Supervised>,
 }
 
-impl Runner {
-    fn run(&self, commands: &[RunCommand]) {
-        std::thread::scope(|scope| {
-            for command in commands {
-                match command.restart {
-                    Restart::Never => self.once(&command.command),
-                    Restart::Always => {
-                        scope.spawn(|| self.supervise(&command.command));
+impl Sequence {
+    fn run(&mut self, inbox: &mpsc::Receiver<Note>) {
+        for index in 0..self.commands.len() {
+            let command = &self.commands[index];
+            let once = command.restart == Restart::Never;
+            let before = self.fates.get(&command.command).copied();
+            let adopt = match before {
+                Some(Fate::Running(id)) => PidFd::open_exactly(id).ok().flatten().map(|_| id),
+                _ => None,
+            };
+            if once && before.is_some() && adopt.is_none() {
+                // It has run already, or ended while no daemon was there.
+                continue;
+            }
+            if let Err(error) = self.launch(index, adopt) {
+                tracing::error!(vm = %self.name, command = %self.commands[index].command, %error, "a command was not started");
+                continue;
+            }
+            if once && !self.follow(inbox, Some(index)) {
+                return;
+            }
+        }
+        self.follow(inbox, None);
+    }
+
+    fn launch(&mut self, index: usize, adopt: Option<ProcessId>) -> Result<(), HostError> {
+        let command = &self.commands[index];
+        let spec = RunSpec {
+            ns: self.ns.try_clone()?,
+            backing: self.backing.clone(),
+            hostname: self.name.clone(),
+            argv: ["/bin/sh", "-c", &command.command].map(str::to_owned).to_vec(),
+            log: self.log.clone(),
+            restart: command.restart == Restart::Always,
+            adopt,
+        };
+        let notes = self.notes.clone();
+        let program = Supervised::start(Launcher::default(), spec, move |state| {
+            // Nobody listens any more when the lab is taken down.
+            let _ = notes.send(Note::State(index, state.clone()));
+        })?;
+        self.programs.push(program);
+        Ok(())
+    }
+
+    /// Takes note of what becomes of the programs, until the one at `until` has ended. False when it is time to stop.
+    fn follow(&mut self, inbox: &mpsc::Receiver<Note>, until: Option<usize>) -> bool {
+        while let Ok(Note::State(index, state)) = inbox.recv() {
+            let command = &self.commands[index];
+            let fate = match &state {
+                RunState::Waiting => continue,
+                RunState::Running(id) => Fate::Running(*id),
+                RunState::Exited(code) => {
+                    if code.is_some_and(|code| code != 0) {
+                        tracing::warn!(vm = %self.name, command = %command.command, ?code, "a command of a machine failed");
                     }
+                    Fate::Ended
                 }
-            }
-        });
-    }
-
-    fn supervise(&self, command: &str) {
-        while !self.stopping() {
-            self.once(command);
-            self.pause(RESTART_AFTER);
-        }
-    }
-
-    fn once(&self, command: &str) {
-        if self.stopping() {
-            return;
-        }
-        let argv = ["/bin/sh", "-c", command].map(str::to_owned).to_vec();
-        match Launcher::default().spawn_logged(&self.ns, &self.backing, &self.name, argv, &self.log) {
-            Ok(mut child) => {
-                // The namespace's end ends the program; this thread only has to see it.
-                while !self.stopping() {
-                    match child.try_wait() {
-                        Ok(None) => std::thread::sleep(LOOK_EVERY),
-                        Ok(Some(0)) => return,
-                        Ok(Some(code)) => {
-                            tracing::warn!(vm = %self.name, command, code, "a command of a machine failed");
-                            return;
-                        }
-                        Err(error) => {
-                            tracing::error!(vm = %self.name, command, %error, "a command of a machine is lost");
-                            return;
-                        }
-                    }
+                RunState::Failed(error) => {
+                    tracing::error!(vm = %self.name, command = %command.command, %error, "a command of a machine did not start");
+                    Fate::Ended
                 }
+            };
+            self.fates.insert(command.command.clone(), fate);
+            if let Err(error) = self.dir.save(&record_name(&self.name), VERSION, &self.fates) {
+                tracing::warn!(vm = %self.name, %error, "what became of a command could not be stored");
             }
-            Err(error) => {
-                tracing::error!(vm = %self.name, command, %error, "a command of a machine did not start")
+            if fate == Fate::Ended && until == Some(index) {
+                return true;
             }
         }
-    }
-
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn pause(&self, length: Duration) {
-        let until = std::time::Instant::now() + length;
-        while !self.stopping() && std::time::Instant::now() < until {
-            std::thread::sleep(LOOK_EVERY);
-        }
+        false
     }
 }

@@ -25,16 +25,16 @@ const SECTIONS: &[&str] = &[
 
 /// Everything of the lab, in the file's order of sections.
 pub(super) fn all(lab: &Lab) -> Vec<Resource> {
-    let control = lab.control();
+    let view = lab.view();
     // The file's types hide their secrets when they are serialised.
-    let Ok(Value::Object(file)) = serde_json::to_value(&*control.topology) else { return Vec::new() };
+    let Ok(Value::Object(file)) = serde_json::to_value(&*view.topology) else { return Vec::new() };
     let mut all = Vec::new();
     for section in SECTIONS {
         let Some(Value::Object(entries)) = file.get(*section) else { continue };
         for (name, properties) in entries {
-            all.push(resource(section, name, properties.clone(), &control.state));
+            all.push(resource(section, name, properties.clone(), &view.state));
             if *section == "virtualNetworks" {
-                all.extend(peerings(name, properties, &control.state));
+                all.extend(peerings(name, properties, &view.state));
             }
         }
     }

@@ -7,30 +7,17 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use vnet_api::{ExecRequest, LogReport};
 
-use super::lab::Lab;
+use super::lab::{Lab, Machine};
 use crate::api::{Answer, ApiError, ExecFailure, Execution};
-use crate::host::backing::Backing;
 use crate::host::exec::{self, EXIT_OWN_FAILURE, ExecSpec, Launcher};
-use crate::host::netns::Netns;
 
 /// Signals that may wait for their delivery.
 const SIGNALS_MAX: usize = 16;
 /// Bytes of a machine's log that are shown: its end.
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
-/// A machine that programs can enter.
-struct Machine {
-    ns: Netns,
-    backing: Backing,
-}
-
 fn machine(lab: &Lab, name: &str) -> Answer<Machine> {
-    let control = lab.control();
-    let (Some(ns), Some(backing)) = (control.site.namespace(name), control.programs.backing(name)) else {
-        return Err(ApiError::not_found("machine", name));
-    };
-    let ns = ns.try_clone().map_err(|error| ApiError::internal(error.to_string()))?;
-    Ok(Machine { ns, backing: backing.clone() })
+    lab.view().machines.get(name).cloned().ok_or_else(|| ApiError::not_found("machine", name))
 }
 
 /// Whether programs can enter `name`.
@@ -41,8 +28,7 @@ pub(super) fn check(lab: &Lab, name: &str) -> Answer<()> {
 /// The end of what a machine's `run:` commands printed.
 pub(super) fn logs(lab: &Lab, name: &str) -> Answer<LogReport> {
     use std::io::{Read, Seek, SeekFrom};
-    check(lab, name)?;
-    let path = lab.control().log(name);
+    let path = machine(lab, name)?.log;
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(&path)?;
         let length = file.metadata()?.len();
@@ -69,7 +55,11 @@ pub(super) fn execute(
 ) {
     let launched = machine(lab, name)
         .map_err(|error| ExecFailure { code: EXIT_OWN_FAILURE, message: error.to_string() })
-        .and_then(|machine| launch(&machine, name, request, stdio));
+        .and_then(|machine| {
+            let gone =
+                || ExecFailure { code: EXIT_OWN_FAILURE, message: "The lab is being taken down.".into() };
+            lab.while_open(|| launch(&machine, name, request, stdio)).unwrap_or_else(|| Err(gone()))
+        });
     let mut child = match launched {
         Ok(child) => child,
         Err(failure) => {

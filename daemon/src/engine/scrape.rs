@@ -1,12 +1,14 @@
 //! The counters of a lab, summed over its workers and put under the names that metrics have.
 
+use std::collections::BTreeMap;
+
 use vnet_dataplane::{CounterId, PortId, Reason};
 use vnet_fabric::RuleId;
 use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
 use vnet_gateway::ConnectionStatus;
 
 use super::lab::Lab;
-use super::live::owner_name;
+use super::live::{drop_counts, tunnel_statuses};
 use crate::metrics::{
     Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
     Traffic, TunnelCounter, WorkerCounter,
@@ -21,7 +23,7 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         lab: lab.name.clone(),
         nics: nics(lab, &snapshot),
         peerings: peerings(lab, &snapshot),
-        drops: drops(lab, &snapshot),
+        drops: drops(lab),
         firewall_rules,
         nsg_rules,
         tunnels: tunnels(lab, &snapshot),
@@ -78,24 +80,13 @@ fn peerings(lab: &Lab, snapshot: &Snapshot) -> Vec<PeeringCounter> {
     snapshot.counters().iter().filter_map(of).collect()
 }
 
-fn drops(lab: &Lab, snapshot: &Snapshot) -> Vec<DropCounter> {
-    let mut all: Vec<DropCounter> = Vec::new();
-    for info in snapshot.ports() {
-        let vm = owner_name(snapshot, info.id);
-        for reason in Reason::ALL {
-            let counts = lab.workers.iter().filter_map(|worker| worker.ledger.port(info.id));
-            let packets: u64 = counts.map(|counts| counts.drops[*reason as usize].get()).sum();
-            if packets == 0 {
-                continue;
-            }
-            // A machine with several NICs is one series.
-            match all.iter_mut().find(|drop| drop.vm == vm && drop.reason == *reason) {
-                Some(drop) => drop.packets += packets,
-                None => all.push(DropCounter { vm: vm.clone(), reason: *reason, packets }),
-            }
-        }
+fn drops(lab: &Lab) -> Vec<DropCounter> {
+    let mut all: BTreeMap<(String, Reason), u64> = BTreeMap::new();
+    // A machine with several NICs is one series, which must not fall when one of them goes.
+    for (_, vm, reason, packets) in drop_counts(lab) {
+        *all.entry((vm, reason)).or_default() += packets;
     }
-    all
+    all.into_iter().map(|((vm, reason), packets)| DropCounter { vm, reason, packets }).collect()
 }
 
 fn rules(lab: &Lab, snapshot: &Snapshot) -> (Vec<FirewallRuleCounter>, Vec<NsgRuleCounter>) {
@@ -129,9 +120,8 @@ fn rules(lab: &Lab, snapshot: &Snapshot) -> (Vec<FirewallRuleCounter>, Vec<NsgRu
 
 fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
     let now = monotonic();
-    let tunnels = lab.shared.tunnels();
-    let rates = lab.shared.rates();
-    let ends = snapshot.tunnels().map(|spec| {
+    let statuses = tunnel_statuses(lab, snapshot, now);
+    let ends = snapshot.tunnels().zip(statuses).map(|(spec, status)| {
         let of = |wanted: TunnelDirection| {
             let found = snapshot.counters().iter().find(|candidate| {
                 matches!(&candidate.kind, CounterKind::Tunnel { gateway, connection, tunnel, direction }
@@ -140,7 +130,7 @@ fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
             });
             found.map_or(Traffic { packets: 0, bytes: 0 }, |found| counter(lab, found.id))
         };
-        let status = tunnels.status(spec.id, now);
+        let rates = lab.shared.rates();
         let queued =
             snapshot.gateway_limiters(&spec.gateway).map(|limiter| rates.queued_bytes(limiter.id, now)).sum();
         TunnelCounter {

@@ -72,6 +72,14 @@ pub fn remove_strays(lab: &str, keep: &BTreeSet<String>) -> Result<Swept> {
     remove(&names)
 }
 
+/// Removes one namespace with its processes.
+///
+/// # Errors
+/// As [`remove_namespaces`].
+pub fn remove_namespace(name: &NetnsName) -> Result<Swept> {
+    remove(std::slice::from_ref(name))
+}
+
 /// Removes everything of a lab, its state too. The lab has to be held: `state` is its lock.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
-use vnet_dataplane::{Nanos, PortId, TunnelId};
+use vnet_dataplane::{Nanos, PortId, Reason, TunnelId};
 use vnet_gateway::{ConnectionStatus, DatagramBatch};
 use vnet_router::{Output, Router};
 
@@ -92,8 +92,15 @@ impl Ports {
 }
 
 impl Output for Ports {
-    fn transmit(&mut self, port: PortId, frame: &[u8]) -> bool {
-        self.queue(port).is_some_and(|queue| queue.write(frame) == Written::Delivered)
+    fn transmit(&mut self, port: PortId, frame: &[u8]) -> Result<(), Reason> {
+        match self.queue(port).map(|queue| queue.write(frame)) {
+            Some(Written::Delivered) => Ok(()),
+            Some(Written::QueueFull) => Err(Reason::ReceiverQueueFull),
+            // The machine is there and has switched its device off, or the device is about to go.
+            Some(Written::DeviceDown) | None => Err(Reason::NoListener),
+            // The frame is the daemon's own work.
+            Some(Written::Refused) => Err(Reason::Internal),
+        }
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, segment_size: usize, data: &[u8]) -> bool {

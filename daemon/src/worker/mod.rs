@@ -9,7 +9,7 @@ mod poller;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -51,9 +51,17 @@ pub struct TunnelChange {
     pub status: ConnectionStatus,
 }
 
+/// Commands taken between two batches: with a thousand devices to attach, packets still have their turn.
+const COMMANDS_MAX: usize = 64;
+
+/// A batch takes milliseconds: a worker that is in one for so long stands still.
+const STANDSTILL: Duration = Duration::from_secs(10);
+
 /// How busy a worker is.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
+    /// When the present batch began, on the clock of [`monotonic`]; 0 while it waits.
+    began_ns: AtomicU64,
     /// Time spent outside of waiting, in nanoseconds.
     pub busy_ns: AtomicU64,
     /// Batches: wake-ups with something to do.
@@ -65,7 +73,7 @@ pub struct WorkerStats {
 pub struct Worker {
     commands: mpsc::Sender<Command>,
     waker: Waker,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     /// What it has counted.
     pub ledger: Arc<Ledger>,
     /// How busy it is.
@@ -99,7 +107,7 @@ impl Worker {
         };
         let thread =
             std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || state.run())?;
-        Ok(Worker { commands, waker, thread: Some(thread), ledger, stats })
+        Ok(Worker { commands, waker, thread: Mutex::new(Some(thread)), ledger, stats })
     }
 
     fn command(&self, command: Command) {
@@ -134,9 +142,22 @@ impl Worker {
         self.command(Command::Wake);
     }
 
-    /// Ends the worker's thread soon; its queues and sockets are closed with it.
-    pub fn stop(&self) {
+    /// Ends the worker's thread and waits for it: its queues and sockets are closed then.
+    pub fn end(&self) {
         self.command(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the worker has been reported by its thread already.
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether it waits, or has been at work for less than ten seconds at `now`. A worker that has ended is not alive.
+    pub fn is_alive(&self, now: Nanos) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = self.stats.began_ns.load(Ordering::Relaxed);
+        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+            && (began == 0 || now.since(Nanos(began)) < STANDSTILL)
     }
 
     /// Runs `task` on the worker's thread and returns its answer; `None` if the worker has stopped.
@@ -155,11 +176,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.command(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the worker has been reported by its thread already.
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 
@@ -183,11 +200,13 @@ impl Loop {
                 return;
             }
             let began = monotonic();
+            self.stats.began_ns.store(began.0, Ordering::Relaxed);
             self.router.begin();
             self.batch(began);
             self.router.poll_output(monotonic(), &mut self.ports);
             let busy = monotonic().since(began).as_nanos() as u64;
             self.stats.busy_ns.store(self.stats.busy_ns.load(Ordering::Relaxed) + busy, Ordering::Relaxed);
+            self.stats.began_ns.store(0, Ordering::Relaxed);
             self.stats.batches.store(self.stats.batches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
     }
@@ -196,25 +215,33 @@ impl Loop {
         for index in 0..self.poller.ready_len() {
             match self.poller.ready(index) {
                 Ready::Wake => self.take_commands(now),
-                Ready::Port(port) => self.drain(port, now),
+                Ready::Port(port) => {
+                    let taken = self.drain(port, now);
+                    if taken == 0 && self.poller.failed(index) {
+                        tracing::debug!(port = port.0, "a device is about to go");
+                        self.detach(port);
+                    }
+                }
                 Ready::Socket(index) => self.receive(index, now),
             }
         }
     }
 
-    fn drain(&mut self, port: PortId, now: Nanos) {
-        for _ in 0..BUDGET_FRAMES {
-            let Some(queue) = self.ports.queue(port) else { return };
+    /// Routes what a device has, within the budget; gives the number of frames.
+    fn drain(&mut self, port: PortId, now: Nanos) -> usize {
+        for taken in 0..BUDGET_FRAMES {
+            let Some(queue) = self.ports.queue(port) else { return taken };
             match queue.read(&mut self.frame) {
                 Ok(Some(length)) => self.router.input(port, &mut self.frame[..length], now, &mut self.ports),
-                Ok(None) => return,
+                Ok(None) => return taken,
                 Err(error) => {
-                    tracing::warn!(port = port.0, %error, "a device is gone");
+                    tracing::debug!(port = port.0, %error, "a device is gone");
                     self.detach(port);
-                    return;
+                    return taken;
                 }
             }
         }
+        BUDGET_FRAMES
     }
 
     fn receive(&mut self, index: usize, now: Nanos) {
@@ -223,7 +250,12 @@ impl Loop {
 
     fn take_commands(&mut self, now: Nanos) {
         self.poller.acknowledge();
-        while let Ok(command) = self.inbox.try_recv() {
+        for taken in 0.. {
+            if taken == COMMANDS_MAX {
+                self.poller.waker().wake();
+                return;
+            }
+            let Ok(command) = self.inbox.try_recv() else { return };
             match command {
                 Command::Attach(port, queue) => {
                     self.detach(port);

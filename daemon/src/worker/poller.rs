@@ -121,6 +121,11 @@ impl Poller {
         Ready::from_token(self.events[index].data())
     }
 
+    /// Whether the kernel reports an error or a hang-up of it: where nothing can be read then, nothing ever will.
+    pub(super) fn failed(&self, index: usize) -> bool {
+        self.events[index].events().intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP)
+    }
+
     /// Takes the wake-up, so that the next wait sleeps again.
     pub(super) fn acknowledge(&self) {
         let _ = self.wake.read();
@@ -136,6 +141,19 @@ mod tests {
         for ready in [Ready::Wake, Ready::Port(PortId(0)), Ready::Port(PortId(u32::MAX)), Ready::Socket(0)] {
             assert_eq!(Ready::from_token(ready.token()), ready);
         }
+    }
+
+    #[test]
+    fn a_hang_up_is_told_from_data() {
+        let mut poller = Poller::new().unwrap();
+        let (read, write) = std::io::pipe().unwrap();
+        poller.add(&read, Ready::Socket(3)).unwrap();
+        std::io::Write::write_all(&mut &write, b"x").unwrap();
+        poller.wait(None).unwrap();
+        assert_eq!((poller.ready(0), poller.failed(0)), (Ready::Socket(3), false));
+        drop(write);
+        poller.wait(None).unwrap();
+        assert!(poller.failed(0));
     }
 
     #[test]
