@@ -30,7 +30,8 @@ pub struct Decision {
     pub actions: ActionList,
     /// Sessions to open, if the verdict is not Drop.
     pub opens: ArrayVec<SessionOpen, FUNCTIONS_MAX>,
-    /// Sessions that let the packet pass: the flow keeps them alive.
+    /// Sessions that let the packet pass, each with the tuple as the function saw it, in the packet's own direction:
+    /// the flow keeps them alive.
     pub passed: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
     /// Sessions that a rule change has ended (a firewall's; an NSG's never are).
     pub revoked: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,

@@ -157,8 +157,6 @@ fn hold_sessions(
     }
     for (function, tuple) in &decision.passed {
         if let Some(session) = passed(sessions, *function, tuple) {
-            // A reply that begins a flow entry of its own is what makes a TCP session established.
-            sessions.touch(session, flags, now_s);
             let _ = held.try_push(session);
         }
     }

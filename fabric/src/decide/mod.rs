@@ -223,9 +223,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
+    /// Takes note of a session by the tuple that it was found by: the side of the packet follows from that.
     fn pass_by_session(&mut self, function: FunctionId, original: FiveTuple) {
-        if !self.passed.contains(&(function, original)) && self.passed.try_push((function, original)).is_err()
-        {
+        let tuple = if self.embedded.is_some() { original } else { self.tuple };
+        if !self.passed.contains(&(function, tuple)) && self.passed.try_push((function, tuple)).is_err() {
             self.overflow = true;
         }
     }
