@@ -1,5 +1,7 @@
 //! The labs: real namespaces, real programs. One that this machine cannot run shows as ignored, with the reason.
 
+#[path = "labs/change.rs"]
+mod change;
 #[path = "labs/firewall.rs"]
 mod firewall;
 #[path = "labs/image.rs"]
@@ -47,6 +49,7 @@ fn main() {
         story::LABS,
         random::LABS,
         live::LABS,
+        change::LABS,
         lifecycle::LABS,
         telemetry::LABS,
         packaging::LABS,
