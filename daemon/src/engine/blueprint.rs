@@ -230,3 +230,62 @@ fn cable_routes(addresses: &[IpNet]) -> Vec<RouteSpec> {
     }
     routes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blueprint(text: &str) -> Blueprint {
+        let loaded = vnet_config::load_with(text, "test.yaml", &vnet_config::Attachments::default())
+            .expect("the file is accepted");
+        Blueprint::new(&loaded.topology, &vnet_fabric::converge(&loaded.topology).1)
+    }
+
+    const HUB_SPOKE: &str = include_str!("../../../examples/hub-spoke.yaml");
+
+    const HOSTS: &str = "\
+name: hosts
+internet:
+  hosts:
+    first: 203.0.113.80
+    second: 203.0.113.81
+    a-host-with-a-long-name: 203.0.113.82
+";
+
+    #[test]
+    fn the_worked_example_has_its_namespaces() {
+        let blueprint = blueprint(HUB_SPOKE);
+        let role = |name: &str| blueprint.namespaces.get(name).map(|namespace| namespace.role);
+        assert_eq!(role("web"), Some(Role::VirtualMachine));
+        assert_eq!(role("pc"), Some(Role::SiteHost));
+        assert_eq!(role("fw"), Some(Role::Appliance(ApplianceKind::Firewall)));
+        assert_eq!(role(PLATFORM), Some(Role::Platform));
+        let internet = &blueprint.namespaces[INTERNET];
+        assert!(internet.forwarding);
+        let lo =
+            internet.links.iter().find(|link| link.name == "lo").expect("lo holds the tunnels' addresses");
+        assert!(!lo.addresses.is_empty());
+        let web = &blueprint.namespaces["web"];
+        assert_eq!(web.links[0].addresses, ["10.1.0.4/24".parse::<IpNet>().unwrap()]);
+        assert_eq!(web.links[0].routes.len(), 1, "a default route of the one family that it has");
+    }
+
+    #[test]
+    fn a_cable_keeps_its_name_when_another_goes() {
+        let all = blueprint(HOSTS);
+        let fewer = blueprint(&HOSTS.replace("    first: 203.0.113.80\n", ""));
+        assert_eq!(all.cables.len(), 3);
+        assert!(fewer.cables.iter().all(|cable| all.cables.contains(cable)));
+        assert_eq!(all.namespaces["second"], fewer.namespaces["second"]);
+    }
+
+    #[test]
+    fn names_of_cables_fit_the_kernel_and_differ() {
+        let names =
+            ["a", "0123456789abc", "0123456789abcd", "a-host-with-a-long-name", "a-host-with-a-long-namf"];
+        let devices: std::collections::BTreeSet<String> =
+            names.iter().map(|name| cable_device(name)).collect();
+        assert_eq!(devices.len(), names.len());
+        assert!(devices.iter().all(|device| device.len() <= DEVICE_NAME_MAX), "{devices:?}");
+    }
+}

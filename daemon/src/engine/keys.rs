@@ -94,3 +94,56 @@ pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "a-secret-that-no-output-shows";
+
+    fn snapshot(key: &str) -> Snapshot {
+        let text = include_str!("../../../examples/hub-spoke.yaml");
+        let line = text.lines().find(|line| line.contains("sharedKey:")).expect("the example has keys");
+        let value = line.split("sharedKey:").nth(1).unwrap().trim().split([',', '}']).next().unwrap();
+        let text = text.replacen(&format!("sharedKey: {value}"), &format!("sharedKey: {key}"), 1);
+        let loaded = vnet_config::load_with(&text, "test.yaml", &vnet_config::Attachments::default())
+            .expect("the file is accepted");
+        vnet_fabric::converge(&loaded.topology).1
+    }
+
+    #[test]
+    fn both_ends_of_a_tunnel_know_each_other() {
+        let (snapshot, mut keys) = (snapshot(SECRET), Keys::default());
+        let setups = setups(&snapshot, &mut keys);
+        assert!(!setups.is_empty());
+        for (setup, spec) in setups.iter().zip(snapshot.tunnels()) {
+            let TunnelPeer::Tunnel(peer) = spec.peer else { continue };
+            let other = setups.iter().find(|other| other.config.id == peer).expect("the peer is set up too");
+            assert_eq!(setup.config.keys.peer_public_key, other.config.keys.private_key.public_key());
+            assert_eq!(setup.config.remote, other.local);
+        }
+        assert_eq!(super::setups(&snapshot, &mut keys), setups, "keys are drawn once");
+        keys.retain(&Snapshot::default());
+        assert!(keys.0.is_empty());
+    }
+
+    #[test]
+    fn another_shared_key_changes_its_tunnel_alone() {
+        let mut keys = Keys::default();
+        let before = setups(&snapshot("one"), &mut keys);
+        let after = setups(&snapshot("two"), &mut keys);
+        let changed = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        assert!(changed > 0 && changed < before.len(), "{changed} of {} tunnel ends", before.len());
+    }
+
+    #[test]
+    fn nothing_prints_a_key() {
+        let (snapshot, mut keys) = (snapshot(SECRET), Keys::default());
+        let setups = setups(&snapshot, &mut keys);
+        let printed = format!("{snapshot:?} {setups:?} {keys:?}");
+        assert!(!printed.contains(SECRET));
+        for key in keys.0.values() {
+            assert!(!printed.contains(key.as_str()));
+        }
+    }
+}
