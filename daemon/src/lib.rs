@@ -4,6 +4,7 @@
 //! [`host`] (namespaces, netlink, processes, state files) and [`io`] (the packet descriptors).
 
 pub mod api;
+pub mod arguments;
 pub mod engine;
 pub mod host;
 pub mod io;

@@ -4,6 +4,7 @@
 mod bench;
 mod command;
 mod demo;
+mod man;
 mod packages;
 mod test;
 
@@ -27,6 +28,8 @@ enum Chore {
     Demo(demo::DemoArguments),
     /// Measure vnetd's paths against the kernel's router and other WireGuards in userspace
     Bench(bench::BenchArguments),
+    /// Write the man pages of vnetd and vnetctl, made out of their command lines
+    Man(man::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run_all(&arguments),
         Chore::Demo(arguments) => demo::show(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Man(arguments) => man::write(&arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
