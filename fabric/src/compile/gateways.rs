@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use vnet_config::model::{
-    Connection, ConnectionType, GatewayGeneration, GatewaySku, GatewayType, VirtualNetworkGateway,
-};
+use vnet_config::model::{Connection, ConnectionType, GatewayType};
 
 use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, plan};
 use super::{Builder, TUNNEL_MTU};
@@ -35,7 +33,7 @@ impl Builder<'_> {
             let instances = (0..count)
                 .filter_map(|instance| self.gateway_instance(name, network, index, instance))
                 .collect();
-            let rate = gateway.throughput_mbps.unwrap_or_else(|| aggregate_mbps(gateway));
+            let rate = gateway.aggregate_mbps();
             let gateway = Gateway {
                 name: name.as_str().into(),
                 network,
@@ -170,7 +168,7 @@ impl Builder<'_> {
 
     fn tunnel_limiters(&mut self, gateway: &str, tunnel: &str) -> TunnelLimiters {
         let model = &self.topology.virtual_network_gateways[gateway];
-        let rate = model.throughput_mbps.unwrap_or_else(|| tunnel_mbps(model));
+        let rate = model.tunnel_mbps();
         TunnelLimiters {
             egress: self.add_limiter(format!("tunnel/{tunnel}/egress"), Some(gateway), rate),
             ingress: self.add_limiter(format!("tunnel/{tunnel}/ingress"), Some(gateway), rate),
@@ -333,37 +331,4 @@ impl Builder<'_> {
             self.snapshot.networks[network].gateway = effective;
         }
     }
-}
-
-/// Throughput of all tunnels together, in Mb/s, by SKU and generation.
-fn aggregate_mbps(gateway: &VirtualNetworkGateway) -> u32 {
-    let second = second_generation(gateway);
-    match gateway.sku {
-        GatewaySku::Basic => 100,
-        GatewaySku::VpnGw1 | GatewaySku::VpnGw1AZ => 650,
-        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ if second => 1_250,
-        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ => 1_000,
-        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ if second => 2_500,
-        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ => 1_250,
-        GatewaySku::VpnGw4 | GatewaySku::VpnGw4AZ => 5_000,
-        _ => 10_000,
-    }
-}
-
-/// Throughput of one tunnel, in Mb/s, with the fastest cipher.
-fn tunnel_mbps(gateway: &VirtualNetworkGateway) -> u32 {
-    let second = second_generation(gateway);
-    match gateway.sku {
-        GatewaySku::Basic => 100,
-        GatewaySku::VpnGw1 | GatewaySku::VpnGw1AZ => 650,
-        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ if second => 1_250,
-        GatewaySku::VpnGw2 | GatewaySku::VpnGw2AZ => 1_000,
-        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ if second => 1_500,
-        GatewaySku::VpnGw3 | GatewaySku::VpnGw3AZ => 1_250,
-        _ => 2_300,
-    }
-}
-
-fn second_generation(gateway: &VirtualNetworkGateway) -> bool {
-    gateway.vpn_gateway_generation == Some(GatewayGeneration::Generation2)
 }
