@@ -5,6 +5,7 @@ mod edge;
 mod firewall;
 mod gateway;
 mod nic;
+mod peering;
 mod route;
 
 use std::net::IpAddr;

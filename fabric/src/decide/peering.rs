@@ -1,0 +1,67 @@
+//! Crossing a peering: what its two halves let pass.
+
+use vnet_config::model::PeeringFlags;
+use vnet_dataplane::{Action, Reason};
+
+use super::{Next, Sender, Walk};
+use crate::control::PeeringState;
+use crate::decision::SessionView;
+use crate::snapshot::lpm::contains;
+use crate::trace::{StepKind, Trace};
+
+impl<S: SessionView, T: Trace> Walk<'_, S, T> {
+    /// Over a peering, by this network's half; a drop where it does not let the packet pass.
+    pub(super) fn cross(&mut self, half: usize, sender: Sender) -> Option<Next> {
+        let snapshot = self.snapshot;
+        let half = &snapshot.peerings[half];
+        let (from, to) = (&snapshot.networks[half.local], &snapshot.networks[half.remote]);
+        let at = &*from.name;
+        let reverse = half.reverse.map(|reverse| &snapshot.peerings[reverse]);
+        let Some(reverse) = reverse.filter(|_| half.state == PeeringState::Connected) else {
+            return Some(self.drop(Reason::PeeringNotConnected, half.rules.not_connected, at, || {
+                format!("the peering from {} to {} is {:?}", from.name, to.name, half.state)
+            }));
+        };
+        let strict = snapshot.peering_flags == PeeringFlags::Strict;
+        if strict && !(half.allow_access && reverse.allow_access) {
+            let blocked = if half.allow_access { reverse.rules.access } else { half.rules.access };
+            return Some(self.drop(Reason::PeeringAccessDenied, blocked, at, || {
+                format!("allowVirtualNetworkAccess is false between {} and {}", from.name, to.name)
+            }));
+        }
+        let source = self.tuple.source;
+        let forwarded = !contains(&from.ranges, source);
+        let exempt = matches!(sender, Sender::Gateway(_));
+        if strict && forwarded && !exempt && !reverse.allow_forwarded {
+            return Some(self.drop(Reason::ForwardedTrafficDenied, reverse.rules.forwarded, at, || {
+                format!(
+                    "{source} is no address of {}, and {} does not set allowForwardedTraffic towards it",
+                    from.name, to.name
+                )
+            }));
+        }
+        self.act(Action::Count(half.counter));
+        self.note(StepKind::Peering, Some(half.rules.connected), at, || {
+            format!("crosses the peering from {} to {}", from.name, to.name)
+        });
+        None
+    }
+
+    /// A peering that would lead to the destination if it were connected.
+    pub(super) fn unconnected_peer(&mut self, subnet: usize) -> Option<Next> {
+        let snapshot = self.snapshot;
+        let network = &snapshot.networks[snapshot.subnets[subnet].network];
+        let (_, half) = network.peering_ranges.longest(self.tuple.destination)?;
+        let half = &snapshot.peerings[*half];
+        if half.state == PeeringState::Connected {
+            return None;
+        }
+        let remote = &snapshot.networks[half.remote].name;
+        Some(self.drop(Reason::PeeringNotConnected, half.rules.not_connected, &network.name, || {
+            format!(
+                "the peering from {} to {remote} is {:?}, so it makes no routes",
+                network.name, half.state
+            )
+        }))
+    }
+}
