@@ -28,6 +28,9 @@ pub struct Diagnostic {
     pub code: Option<Cow<'static, str>>,
     /// The rule that found it, such as `subnet-outside-network`.
     pub rule: Cow<'static, str>,
+    /// The rule of Azure that it rests on: an id of docs/AZURE-RULES.md, such as `PEERING-TRANSIT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_rule: Option<Cow<'static, str>>,
     /// The place in the topology, such as `virtualNetworks.hub.peerings.spoke1`.
     pub path: String,
     /// The file's name as the user gave it.
@@ -93,13 +96,14 @@ impl Diagnostics {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
-    pub(crate) fn sort_and_cap(&mut self) {
+    /// Brings the findings into the order of the file, each once, and keeps [`DIAGNOSTICS_MAX`] of them.
+    pub fn sort_and_cap(&mut self) {
         self.list.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         self.list.dedup();
         if self.list.len() > DIAGNOSTICS_MAX {
             // Warnings give way first: an error must never be crowded out.
             self.list.sort_by_key(|diagnostic| diagnostic.severity);
-            self.left_out = self.list.len() - DIAGNOSTICS_MAX;
+            self.left_out += self.list.len() - DIAGNOSTICS_MAX;
             self.list.truncate(DIAGNOSTICS_MAX);
             self.list.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
         }
@@ -127,9 +131,13 @@ impl std::error::Error for Diagnostics {}
 #[derive(Debug)]
 pub(crate) struct Reporter<'a> {
     origin: &'a str,
-    lines: Vec<&'a str>,
+    lines: Lines<'a>,
     pub(crate) found: Diagnostics,
 }
+
+/// The lines of a text.
+#[derive(Debug)]
+pub(crate) struct Lines<'a>(Vec<&'a str>);
 
 /// The lines of a text as YAML counts them: a lone carriage return ends one too.
 fn lines_of(text: &str) -> Vec<&str> {
@@ -149,30 +157,51 @@ pub(crate) struct Span {
 }
 
 /// A finding before it has a place.
-#[derive(Debug)]
-pub(crate) struct Finding {
+#[derive(Clone, Debug)]
+pub struct Finding {
     pub(crate) severity: Severity,
     pub(crate) code: Option<&'static str>,
+    pub(crate) azure_rule: Option<&'static str>,
     pub(crate) rule: &'static str,
     pub(crate) message: String,
     pub(crate) remedy: Option<String>,
 }
 
 impl Finding {
-    pub(crate) fn error(rule: &'static str, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code: None, rule, message: message.into(), remedy: None }
+    /// A finding that refuses the file. `rule` is its id, in kebab case.
+    pub fn error(rule: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            code: None,
+            azure_rule: None,
+            rule,
+            message: message.into(),
+            remedy: None,
+        }
     }
 
-    pub(crate) fn warning(rule: &'static str, message: impl Into<String>) -> Self {
+    /// A finding about a file that is taken. `rule` is its id, in kebab case.
+    pub fn warning(rule: &'static str, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(rule, message) }
     }
 
-    pub(crate) fn code(mut self, code: &'static str) -> Self {
+    /// With the error code that Azure answers with.
+    #[must_use]
+    pub fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
     }
 
-    pub(crate) fn help(mut self, remedy: impl Into<String>) -> Self {
+    /// With the rule of Azure that it rests on: an id of docs/AZURE-RULES.md.
+    #[must_use]
+    pub fn azure_rule(mut self, id: &'static str) -> Self {
+        self.azure_rule = Some(id);
+        self
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn help(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
@@ -188,22 +217,33 @@ const WIDTH_MAX: usize = 160;
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(origin: &'a str, text: &'a str) -> Self {
-        Self { origin, lines: lines_of(text), found: Diagnostics::default() }
+        Self { origin, lines: Lines::new(text), found: Diagnostics::default() }
+    }
+
+    pub(crate) fn report(&mut self, span: Span, path: &str, finding: Finding) {
+        self.found.list.push(self.lines.place(self.origin, span, path, finding));
+    }
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self(lines_of(text))
     }
 
     /// The scanner places what is missing at the end on a line behind the last: that is the end of the last one.
     fn clamp(&self, span: Span) -> Span {
-        let count = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         if span.line <= count {
             return span;
         }
-        let last = self.lines.last().map_or(0, |line| line.chars().count() as u32);
+        let last = self.0.last().map_or(0, |line| line.chars().count() as u32);
         Span { line: count, column: last + 1, length: 1 }
     }
 
-    pub(crate) fn report(&mut self, span: Span, path: &str, finding: Finding) {
+    /// The finding with its place, and the line that it is about.
+    pub(crate) fn place(&self, origin: &str, span: Span, path: &str, finding: Finding) -> Diagnostic {
         let span = self.clamp(span);
-        let source = (span.line as usize).checked_sub(1).and_then(|index| self.lines.get(index));
+        let source = (span.line as usize).checked_sub(1).and_then(|index| self.0.get(index));
         let fits = (span.column as usize) < WIDTH_MAX;
         let source_line = source.filter(|_| fits).map(|line| {
             line.chars().take(WIDTH_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>()
@@ -211,19 +251,20 @@ impl<'a> Reporter<'a> {
         let rest = source_line
             .as_ref()
             .map_or(0, |line| (line.trim_end().chars().count() as u32 + 1).saturating_sub(span.column));
-        self.found.list.push(Diagnostic {
+        Diagnostic {
             severity: finding.severity,
             code: finding.code.map(Cow::Borrowed),
             rule: Cow::Borrowed(finding.rule),
+            azure_rule: finding.azure_rule.map(Cow::Borrowed),
             path: path.to_owned(),
-            origin: self.origin.to_owned(),
+            origin: origin.to_owned(),
             line: span.line,
             column: span.column,
             message: finding.message,
             remedy: finding.remedy,
             source_line,
             length: span.length.min(rest).max(1),
-        });
+        }
     }
 }
 

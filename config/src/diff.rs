@@ -215,6 +215,10 @@ fn hidden(out: &mut Vec<Change>, old: &Topology, new: &Topology) {
             push("onPremisesSites", name, "vpnDevice.sharedKey".to_owned(), HIDDEN);
         }
     }
+    let (old_tags, new_tags) = (&old.service_tags, &new.service_tags);
+    if old_tags.file() == new_tags.file() && !old_tags.has_same_published(new_tags) {
+        push("serviceTags", "", "file".to_owned(), "(content)");
+    }
     for (name, machine) in &new.virtual_machines {
         let Some(before) = old.virtual_machines.get(name) else { continue };
         for (inside, file) in &machine.files {

@@ -60,6 +60,9 @@ fn section(out: &mut String, name: &str, schema: &Json) {
     }
     if let Some(properties) = schema.get("properties").and_then(Json::as_object) {
         table(out, schema, properties);
+        if let Some(inner) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
+            let _ = writeln!(out, "Any other name: {}.\n", kind(inner));
+        }
     } else if let Some(alternatives) =
         schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Json::as_array)
     {
@@ -165,6 +168,7 @@ fn kind(schema: &Json) -> String {
     match (name, schema.get("format").and_then(Json::as_str)) {
         ("string", Some("cidr")) => "prefix".to_owned(),
         ("string", Some("ip")) => "address".to_owned(),
+        ("string", Some("public-ip")) => "address or name".to_owned(),
         ("string", Some("port-range")) => "port or range".to_owned(),
         ("string", Some("address-spec")) => "prefix, address, range or tag".to_owned(),
         ("string", Some("route-prefix")) => "prefix".to_owned(),

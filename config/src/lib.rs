@@ -10,18 +10,22 @@ mod diff;
 mod docs;
 mod load;
 pub mod model;
+mod public_ip;
 mod schema;
 pub mod sku;
 mod source;
+mod source_map;
 mod structure;
 mod validate;
 
-pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Severity};
+pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Finding, Severity};
 pub use diff::{Change, ChangeKind, diff};
 pub use docs::topology_markdown;
 pub use load::{
-    ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, load, load_file, load_with, read_text,
+    ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, SERVICE_TAGS_BYTES_MAX, load, load_file,
+    load_with, read_text,
 };
 pub use model::Topology;
 pub use schema::schema;
 pub use source::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};
+pub use source_map::SourceMap;

@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Finding, Reporter, Span},
     model::{Secret, SecretSource, Topology},
+    public_ip,
     source::{self, TEXT_BYTES_MAX},
+    source_map::SourceMap,
     structure::{self, Positions},
     validate,
 };
 
 /// Largest file that a topology may put into a virtual machine, in bytes.
 pub const ATTACHED_BYTES_MAX: usize = 1 << 20;
+/// Largest published list of service tags that is read, in bytes; Microsoft's has about 4 MiB.
+pub const SERVICE_TAGS_BYTES_MAX: usize = 16 << 20;
 
 /// A topology that was accepted, and what is still to be said about it.
 #[derive(Debug)]
@@ -27,6 +31,17 @@ pub struct Loaded {
     pub topology: Topology,
     /// Findings that do not stop it.
     pub warnings: Vec<Diagnostic>,
+    /// Where each value stands in the text, for findings of others.
+    pub source: SourceMap,
+}
+
+impl Loaded {
+    /// `finding` about the value at `path`, with its place in the text and the line. Paths are written as in
+    /// [`Diagnostic::path`]; for one that the text does not have, the nearest thing around it is marked.
+    #[must_use]
+    pub fn finding_at(&self, path: &str, finding: Finding) -> Diagnostic {
+        self.source.finding_at(path, finding)
+    }
 }
 
 /// Where the parts of a topology come from that lie outside its text.
@@ -40,8 +55,8 @@ pub trait Externals {
     /// The file at `path`, relative to the topology file.
     ///
     /// # Errors
-    /// Why it cannot be had, for a person.
-    fn file(&self, path: &str) -> Result<Vec<u8>, String>;
+    /// Why it cannot be had, for a person; also where it has more than `bytes_max` bytes.
+    fn file(&self, path: &str, bytes_max: usize) -> Result<Vec<u8>, String>;
 }
 
 /// This machine: its environment and its files. The one place where this crate touches either.
@@ -67,10 +82,10 @@ impl Externals for Disk {
         std::env::var(name).map_err(|_| format!("the environment variable '{name}' is not set"))
     }
 
-    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+    fn file(&self, path: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
         let base =
             self.base.as_ref().ok_or_else(|| format!("there is no folder in which '{path}' could be"))?;
-        read_bounded(&base.join(path), ATTACHED_BYTES_MAX)
+        read_bounded(&base.join(path), bytes_max)
             .map_err(|error| format!("the file '{path}' cannot be read: {error}"))
     }
 }
@@ -101,9 +116,10 @@ impl Externals for Attachments {
             .ok_or_else(|| format!("the environment variable '{name}' did not come with the file"))
     }
 
-    fn file(&self, path: &str) -> Result<Vec<u8>, String> {
+    fn file(&self, path: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
         self.files
             .get(path)
+            .filter(|content| content.len() <= bytes_max)
             .cloned()
             .ok_or_else(|| format!("the file '{path}' did not come with the topology"))
     }
@@ -129,6 +145,9 @@ impl Topology {
         for file in self.virtual_machines.values().flat_map(|machine| machine.files.values()) {
             out.files.insert(file.path().to_owned(), file.content().to_vec());
         }
+        if let Some(file) = self.service_tags.file() {
+            out.files.insert(file.path().to_owned(), self.service_tags.published_json());
+        }
         out
     }
 }
@@ -148,16 +167,23 @@ pub fn load(text: &str, origin: &str, base_dir: Option<&Path>) -> Result<Loaded,
 pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
     // The lines of an oversized text are not worth an index.
     let mut reporter = Reporter::new(origin, if text.len() > TEXT_BYTES_MAX { "" } else { text });
-    let topology = build(text, externals, &mut reporter);
+    let built = build(text, externals, &mut reporter);
     let mut found = reporter.found;
     found.sort_and_cap();
-    match topology {
-        Some(topology) if !found.has_errors() => Ok(Loaded { topology, warnings: found.list }),
+    match built {
+        Some((topology, positions)) if !found.has_errors() => {
+            let source = SourceMap::new(origin, text, positions);
+            Ok(Loaded { topology, warnings: found.list, source })
+        }
         _ => Err(found),
     }
 }
 
-fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> Option<Topology> {
+fn build(
+    text: &str,
+    externals: &dyn Externals,
+    reporter: &mut Reporter<'_>,
+) -> Option<(Topology, Positions)> {
     let root = match source::parse(text) {
         Ok(root) => root,
         Err(refusal) => {
@@ -165,8 +191,10 @@ fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> 
             return None;
         }
     };
-    let (json, positions) = structure::check(&root, reporter);
-    let mut topology: Topology = match serde_json::from_value(json?) {
+    let (json, mut positions) = structure::check(&root, reporter);
+    let mut json = json?;
+    public_ip::resolve(&mut json, &mut positions, reporter);
+    let mut topology: Topology = match serde_json::from_value(json) {
         Ok(topology) => topology,
         Err(error) => {
             // Reached only where the model refuses what its own schema allows.
@@ -182,8 +210,29 @@ fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> 
     };
     name_interfaces(&mut topology);
     resolve(&mut topology, externals, &positions, reporter);
+    service_tags(&mut topology, externals, &positions, reporter);
     validate::validate(&topology, &positions, reporter);
-    Some(topology)
+    Some((topology, positions))
+}
+
+/// Reads the published list of service tags, as far as the topology uses it.
+fn service_tags(
+    topology: &mut Topology,
+    externals: &dyn Externals,
+    positions: &Positions,
+    reporter: &mut Reporter<'_>,
+) {
+    let Some(file) = topology.service_tags.file() else { return };
+    let used = topology.used_tags();
+    let name = file.path().to_owned();
+    let read = externals.file(&name, SERVICE_TAGS_BYTES_MAX).and_then(|bytes| {
+        let read = topology.service_tags.read(&bytes, |tag| used.contains(&tag.to_lowercase()));
+        read.map_err(|error| format!("the file '{name}' cannot be used: {error}"))
+    });
+    if let Err(message) = read {
+        let path = "serviceTags.file";
+        reporter.report(positions.find(path), path, Finding::error("external", message));
+    }
 }
 
 fn name_interfaces(topology: &mut Topology) {
@@ -206,7 +255,7 @@ fn resolve(
         let value = match secret.source() {
             SecretSource::Inline => Ok(secret.expose().to_owned()),
             SecretSource::Env(name) => externals.env(name),
-            SecretSource::File(file) => externals.file(file).and_then(|bytes| {
+            SecretSource::File(file) => externals.file(file, ATTACHED_BYTES_MAX).and_then(|bytes| {
                 let text = String::from_utf8(bytes).map_err(|_| format!("the file '{file}' is not text"))?;
                 Ok(text.trim_end_matches(['\r', '\n']).to_owned())
             }),
@@ -237,7 +286,7 @@ fn resolve(
     }
     for (name, machine) in &mut topology.virtual_machines {
         for (inside, file) in &mut machine.files {
-            match externals.file(file.path()) {
+            match externals.file(file.path(), ATTACHED_BYTES_MAX) {
                 Ok(content) => file.resolve(content),
                 Err(message) => {
                     let path = format!("virtualMachines.{name}.files.{inside}");

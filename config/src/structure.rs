@@ -17,13 +17,10 @@ use crate::{
 
 /// Names that later work will give a meaning to.
 const RESERVED: &[&str] = &[
-    "publicIPAddresses",
-    "natGateways",
     "loadBalancers",
     "routeServers",
     "expressRouteCircuits",
     "ddosProtectionPlans",
-    "privateEndpoints",
     "privateDnsZones",
     "vpnClients",
     "networkManagers",
@@ -41,13 +38,8 @@ const RESERVED: &[&str] = &[
 
 /// Properties that Azure has and the model has not.
 const UNSUPPORTED: &[&str] = &[
-    "natGateway",
-    "serviceEndpoints",
     "delegations",
-    "privateEndpointNetworkPolicies",
     "summarizedGatewayPrefixes",
-    "disablePeeringRoute",
-    "nextHop",
     "gatewayDefaultSite",
     "customRoutes",
     "enableBgpRouteTranslationForNat",
@@ -59,7 +51,6 @@ const UNSUPPORTED: &[&str] = &[
     "intrusionDetection",
     "dnsSettings",
     "transportSecurity",
-    "disableTcpStateTracking",
     "loadBalancerBackendAddressPools",
 ];
 
@@ -106,7 +97,7 @@ impl Positions {
         self.touched.contains(path)
     }
 
-    fn touch(&mut self, path: &str) {
+    pub(crate) fn touch(&mut self, path: &str) {
         self.dropped.insert(path.to_owned());
         self.touched.extend(around(path).map(str::to_owned));
     }
@@ -341,7 +332,8 @@ impl Walker<'_, '_> {
             _ => return self.mismatch(node, "a mapping", path),
         };
         if let Some(inner) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
-            return self.named_entries(entries, inner, path);
+            let fixed = schema.get("properties").and_then(Json::as_object);
+            return self.named_entries(entries, fixed, inner, path);
         }
         let properties = schema.get("properties").and_then(Json::as_object)?;
         let required: Vec<&'static str> = schema
@@ -477,11 +469,13 @@ impl Walker<'_, '_> {
     fn named_entries(
         &mut self,
         entries: &[(Key, Node)],
+        fixed: Option<&'static Map<String, Json>>,
         inner: &'static Json,
         path: &mut String,
     ) -> Option<Json> {
         let mut out = Map::new();
         for (key, value) in entries {
+            let inner = fixed.and_then(|fixed| fixed.get(&key.text)).unwrap_or(inner);
             let result = within!(path, key.text, {
                 self.note(path, Some(key.span), value);
                 let result = self.value(value, inner, path);
@@ -720,6 +714,7 @@ fn format_name(schema: &Json) -> &'static str {
     match schema.get("format").and_then(Json::as_str) {
         Some("cidr") => "a prefix such as 10.0.0.0/16",
         Some("ip") => "an address",
+        Some("public-ip") => "an address, or the name of one of publicIPAddresses",
         Some("port-range") => "a port or a range of ports",
         Some("subnet-ref") => "VIRTUALNETWORK/SUBNET",
         _ => "text",
@@ -734,11 +729,23 @@ fn check_format(format: &str, text: &str) -> Result<(), String> {
         }
         "port-range" => text.parse::<PortRange>().map(drop),
         "address-spec" => text.parse::<AddressSpec>().map(drop),
+        "public-ip" => {
+            if text.parse::<IpAddr>().is_ok() || is_resource_name(text) {
+                return Ok(());
+            }
+            Err(format!("'{text}' is neither an address nor a name of publicIPAddresses"))
+        }
         "route-prefix" => text.parse::<RoutePrefix>().map(drop),
         "subnet-ref" => text.parse::<SubnetRef>().map(drop),
         "path" => text.parse::<FileSource>().map(drop),
         _ => Ok(()),
     }
+}
+
+/// Whether `text` can be the name of a public address; what is meant as an address begins with its digits.
+fn is_resource_name(text: &str) -> bool {
+    let is_number = text.split('.').all(|part| part.parse::<u32>().is_ok());
+    !is_number && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 /// The network that a prefix with host bits lies in.

@@ -59,6 +59,7 @@ fn render(diagnostic: &Diagnostic) -> String {
         },
         code: None,
         rule: diagnostic.code.clone().into(),
+        azure_rule: None,
         path: diagnostic.path.clone(),
         origin: diagnostic.file.clone(),
         line: diagnostic.line,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{AddressSpec, Cidr, PortRange};
+use super::scalar::{AddressSpec, Cidr, PortRange, PublicIpRef};
 
 /// An Azure Firewall.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,9 +22,9 @@ pub struct AzureFirewall {
     /// Name of its policy; without one it denies everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall_policy: Option<String>,
-    /// Its public addresses.
+    /// Its public addresses: literals, or names of `publicIPAddresses`.
     #[serde(default, rename = "publicIPAddresses", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-alias" = "publicIPAddress"))]
+    #[schemars(with = "Vec<PublicIpRef>", extend("x-alias" = "publicIPAddress"))]
     pub public_ip_addresses: Vec<IpAddr>,
     /// Availability zones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

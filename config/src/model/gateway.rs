@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Cidr, Secret};
+use super::scalar::{Cidr, PublicIpRef, Secret};
 
 /// A virtual network gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,9 +27,9 @@ pub struct VirtualNetworkGateway {
     /// Its generation; the SKU's own where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vpn_gateway_generation: Option<GatewayGeneration>,
-    /// Its public addresses: one, or two with `activeActive`.
+    /// Its public addresses, one, or two with `activeActive`: literals, or names of `publicIPAddresses`.
     #[serde(default, rename = "publicIPAddresses", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-alias" = "publicIPAddress"))]
+    #[schemars(with = "Vec<PublicIpRef>", extend("x-alias" = "publicIPAddress"))]
     pub public_ip_addresses: Vec<IpAddr>,
     /// Whether both instances carry traffic.
     #[serde(default)]

@@ -6,7 +6,10 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{FileSource, SubnetRef};
+use super::{
+    default_true,
+    scalar::{FileSource, PublicIpRef, SubnetRef},
+};
 
 /// A virtual machine: one namespace. With one NIC, the NIC's properties may stand beside the machine's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,13 +51,19 @@ pub struct NetworkInterface {
     #[serde(default, rename = "privateIPAddresses", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-alias" = "privateIPAddress"))]
     pub private_ip_addresses: Vec<IpAddr>,
-    /// Public addresses, one of each family at most.
+    /// Public addresses, one of each family at most: literals, or names of `publicIPAddresses`.
     #[serde(default, rename = "publicIPAddresses", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-alias" = "publicIPAddress"))]
+    #[schemars(with = "Vec<PublicIpRef>", extend("x-alias" = "publicIPAddress"))]
     pub public_ip_addresses: Vec<IpAddr>,
     /// Whether it may send and receive packets that are not of its own addresses.
     #[serde(default, rename = "enableIPForwarding")]
     pub enable_ip_forwarding: bool,
+    /// Whether the NIC is of the kind that virtual network encryption needs.
+    #[serde(default = "default_true")]
+    pub enable_accelerated_networking: bool,
+    /// Whether the state of TCP connections is not tracked: replies pass by rules alone.
+    #[serde(default)]
+    pub disable_tcp_state_tracking: bool,
     /// Name of the NSG that guards the NIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_security_group: Option<String>,

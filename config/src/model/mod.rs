@@ -15,6 +15,7 @@
 //! Where a list is expected, a single value stands for a list of one; where a string is expected, a number is taken;
 //! the values of an enum are matched without regard to case.
 
+mod egress;
 mod expect;
 mod firewall;
 mod gateway;
@@ -23,12 +24,14 @@ mod network;
 mod route;
 mod scalar;
 mod security;
+mod service_tag;
 mod site;
 
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use egress::{NatGateway, NatGatewaySku, PrivateEndpoint, PublicIpAddress, PublicIpSku};
 pub use expect::{DROP_REASONS, Expectation, ProbeProtocol, Verdict};
 pub use firewall::{
     ApplicationProtocol, ApplicationProtocolType, ApplicationRule, AzureFirewall, FirewallPolicy,
@@ -41,15 +44,21 @@ pub use gateway::{
     VpnType,
 };
 pub use machine::{NetworkInterface, Restart, RunCommand, VirtualMachine};
-pub use network::{DhcpOptions, Encryption, EncryptionEnforcement, Peering, Subnet, VirtualNetwork};
-pub use route::{NextHopType, Route, RoutePrefix, RouteTable};
+pub use network::{
+    DhcpOptions, Encryption, EncryptionEnforcement, Peering, PrivateEndpointNetworkPolicies, Subnet,
+    VirtualNetwork,
+};
+pub use route::{DisablePeeringRoute, NextHopType, Route, RouteNextHop, RoutePrefix, RouteTable};
 pub use scalar::{
     AddressSpec, FileSource, PortRange, SERVICE_TAGS, Secret, SecretSource, SubnetRef, parse_cidr,
 };
 pub use security::{
     Access, ApplicationSecurityGroup, Direction, NetworkSecurityGroup, SecurityProtocol, SecurityRule,
 };
-pub use site::{Internet, InternetHost, OnPremisesSite, SiteCircuit, SiteHost, VpnDevice, VpnDeviceKind};
+pub use service_tag::{SERVICE_ENDPOINTS, ServiceEndpoint, ServiceTags};
+pub use site::{
+    Internet, InternetEgress, InternetHost, OnPremisesSite, SiteCircuit, SiteHost, VpnDevice, VpnDeviceKind,
+};
 
 /// A topology file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +84,18 @@ pub struct Topology {
     /// Route tables by name.
     #[serde(default)]
     pub route_tables: IndexMap<String, RouteTable>,
+    /// Public addresses by name.
+    #[serde(default, rename = "publicIPAddresses")]
+    pub public_ip_addresses: IndexMap<String, PublicIpAddress>,
+    /// NAT gateways by name.
+    #[serde(default)]
+    pub nat_gateways: IndexMap<String, NatGateway>,
+    /// Private endpoints by name, a namespace each.
+    #[serde(default)]
+    pub private_endpoints: IndexMap<String, PrivateEndpoint>,
+    /// What service tags stand for.
+    #[serde(default)]
+    pub service_tags: ServiceTags,
     /// Firewalls by name.
     #[serde(default)]
     pub azure_firewalls: IndexMap<String, AzureFirewall>,
@@ -169,6 +190,12 @@ pub struct Semantics {
     /// Whether a VPN gateway shows in traceroute.
     #[serde(default)]
     pub vpn_gateway_hop: VpnGatewayHop,
+    /// Whether a user's default route widens the tag VirtualNetwork to every address.
+    #[serde(default)]
+    pub virtual_network_tag_default_route: TagDefaultRoute,
+    /// What subnets without `defaultOutboundAccess` have.
+    #[serde(default)]
+    pub default_outbound: DefaultOutbound,
 }
 
 /// What a cleared `allowVirtualNetworkAccess` or `allowForwardedTraffic` stops.
@@ -191,6 +218,43 @@ pub enum VpnGatewayHop {
     Invisible,
     /// It does.
     Visible,
+}
+
+/// Whether a user's route for 0.0.0.0/0 or ::/0 is part of the tag VirtualNetwork of its subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TagDefaultRoute {
+    /// It is, so that the tag holds every address.
+    #[default]
+    Include,
+    /// It is not.
+    Exclude,
+}
+
+/// Whether subnets that do not set `defaultOutboundAccess` have a way out to the Internet without an explicit one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DefaultOutbound {
+    /// They have, as networks made before Azure's change of 31 March 2026.
+    #[default]
+    Enabled,
+    /// They have not.
+    Disabled,
+}
+
+impl Topology {
+    /// Whether a subnet has a way out to the Internet without an explicit one.
+    #[must_use]
+    pub fn default_outbound_access(&self, subnet: &Subnet) -> bool {
+        subnet.default_outbound_access.unwrap_or(self.semantics.default_outbound == DefaultOutbound::Enabled)
+    }
+
+    /// The SKU of a public address: of the entry of `publicIPAddresses` that has it, else Standard.
+    #[must_use]
+    pub fn public_ip_sku(&self, address: std::net::IpAddr) -> PublicIpSku {
+        let named = self.public_ip_addresses.values().find(|public| public.ip_address == address);
+        named.map_or(PublicIpSku::default(), |public| public.sku)
+    }
 }
 
 fn default_location() -> String {

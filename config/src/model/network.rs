@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{default_true, scalar::Cidr};
+use super::{ServiceEndpoint, default_true, scalar::Cidr};
 
 /// A virtual network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,10 @@ pub struct VirtualNetwork {
     /// Encryption between virtual machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
+    /// Minutes after which an idle flow is forgotten; Azure's own where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 4, max = 30))]
+    pub flow_timeout_in_minutes: Option<u8>,
     /// Name of a DDoS protection plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ddos_protection_plan: Option<String>,
@@ -95,6 +99,47 @@ pub struct Subnet {
     /// False in a private subnet: no way out to the Internet without an explicit one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_outbound_access: Option<bool>,
+    /// Name of the NAT gateway that packets for the Internet leave by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat_gateway: Option<String>,
+    /// Services whose public addresses are reached by the service's own route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_endpoints: Vec<ServiceEndpoint>,
+    /// Which policies hold for the private endpoints of the subnet.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub private_endpoint_network_policies: PrivateEndpointNetworkPolicies,
+}
+
+fn is_default(policies: &PrivateEndpointNetworkPolicies) -> bool {
+    *policies == PrivateEndpointNetworkPolicies::default()
+}
+
+/// Which policies hold for the private endpoints of a subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PrivateEndpointNetworkPolicies {
+    /// None: neither security groups nor user-defined routes.
+    #[default]
+    Disabled,
+    /// Security groups and user-defined routes.
+    Enabled,
+    /// Security groups.
+    NetworkSecurityGroupEnabled,
+    /// User-defined routes.
+    RouteTableEnabled,
+}
+
+impl PrivateEndpointNetworkPolicies {
+    /// Whether security groups judge packets for the subnet's private endpoints.
+    #[must_use]
+    pub fn applies_nsg(self) -> bool {
+        matches!(self, Self::Enabled | Self::NetworkSecurityGroupEnabled)
+    }
+
+    /// Whether user-defined routes with a shorter prefix beat the private endpoints' own.
+    #[must_use]
+    pub fn applies_routes(self) -> bool {
+        matches!(self, Self::Enabled | Self::RouteTableEnabled)
+    }
 }
 
 /// One side's half of a peering.

@@ -52,6 +52,22 @@ impl JsonSchema for Cidr {
     }
 }
 
+/// Schema of an [`IpAddr`] field that the file may fill with the name of an entry of `publicIPAddresses`.
+#[derive(Debug)]
+pub(crate) struct PublicIpRef;
+
+impl JsonSchema for PublicIpRef {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "PublicIpRef".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "public-ip"})
+    }
+}
+
 /// Parses a prefix; the message of a refusal says what to write instead.
 ///
 /// # Errors
@@ -149,8 +165,15 @@ pub enum AddressSpec {
     Tag(String),
 }
 
-/// The service tags that rules know. Azure's other tags stand for lists of public prefixes.
-pub const SERVICE_TAGS: &[&str] = &["VirtualNetwork", "Internet", "AzureLoadBalancer"];
+/// The service tags that are built in. Azure's other tags stand for lists of public prefixes, which `serviceTags` gives.
+pub const SERVICE_TAGS: &[&str] = &[
+    "VirtualNetwork",
+    "Internet",
+    "AzureLoadBalancer",
+    "AzurePlatformDNS",
+    "AzurePlatformIMDS",
+    "AzurePlatformLKM",
+];
 
 impl FromStr for AddressSpec {
     type Err = String;

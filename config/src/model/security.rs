@@ -13,6 +13,9 @@ pub struct NetworkSecurityGroup {
     /// Its region; without one it stands for a copy in each region that uses it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// The subscription that it belongs to; that of the networks that use it where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
     /// Its rules. The six default rules stand behind them and are not written.
     #[serde(default)]
     pub security_rules: Vec<SecurityRule>,

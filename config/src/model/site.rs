@@ -91,6 +91,20 @@ pub struct Internet {
     /// Hosts by name, a namespace each.
     #[serde(default)]
     pub hosts: IndexMap<String, InternetHost>,
+    /// Where packets go that no simulated host takes.
+    #[serde(default)]
+    pub egress: InternetEgress,
+}
+
+/// Where packets for the Internet go that no simulated host takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum InternetEgress {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Out by the network of the host that runs the lab, with NAT.
+    Host,
 }
 
 /// A host of the Internet. Short form: its address.

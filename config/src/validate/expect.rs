@@ -52,8 +52,9 @@ impl<'t> Places<'t> {
             .values()
             .flat_map(|site| &site.hosts)
             .map(|(name, host)| (name, &host.tags));
+        let endpoints = topology.private_endpoints.iter().map(|(name, endpoint)| (name, &endpoint.tags));
         let internet = topology.internet.hosts.iter().map(|(name, host)| (name, &host.tags));
-        let all: Vec<_> = machines.chain(sites).chain(internet).collect();
+        let all: Vec<_> = machines.chain(sites).chain(endpoints).chain(internet).collect();
         let firewalls = topology.azure_firewalls.keys();
         let gateways = topology.virtual_network_gateways.keys();
         let machines = topology.virtual_machines.keys();

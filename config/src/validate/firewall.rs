@@ -178,12 +178,6 @@ pub(crate) fn rule_name(check: &mut Check<'_, '_>, path: &str, name: &str, taken
 }
 
 fn groups(check: &mut Check<'_, '_>, name: &str, policy: &FirewallPolicy) {
-    if policy.snat.is_some() {
-        check.unsupported(
-            &format!("firewallPolicies.{name}.snat"),
-            "a list of ranges without source translation",
-        );
-    }
     let mut names = Owners::new();
     let mut priorities = Owners::new();
     for (index, group) in policy.rule_collection_groups.iter().enumerate() {

@@ -12,6 +12,8 @@ mod peering;
 mod route;
 mod security;
 
+pub(crate) use names::shown;
+
 use std::collections::HashMap;
 
 use ipnet::IpNet;

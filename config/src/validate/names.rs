@@ -21,6 +21,9 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     resources(check, "networkSecurityGroups", &topology.network_security_groups);
     resources(check, "applicationSecurityGroups", &topology.application_security_groups);
     resources(check, "routeTables", &topology.route_tables);
+    resources(check, "publicIPAddresses", &topology.public_ip_addresses);
+    resources(check, "natGateways", &topology.nat_gateways);
+    resources(check, "privateEndpoints", &topology.private_endpoints);
     resources(check, "azureFirewalls", &topology.azure_firewalls);
     resources(check, "firewallPolicies", &topology.firewall_policies);
     resources(check, "ipGroups", &topology.ip_groups);
@@ -77,6 +80,12 @@ fn hosts(check: &mut Check<'_, '_>) {
     let mut all: Vec<(String, &str, bool)> = Vec::new();
     all.extend(
         topology.virtual_machines.keys().map(|name| (format!("virtualMachines.{name}"), name.as_str(), true)),
+    );
+    all.extend(
+        topology
+            .private_endpoints
+            .keys()
+            .map(|name| (format!("privateEndpoints.{name}"), name.as_str(), true)),
     );
     for (site, value) in &topology.on_premises_sites {
         all.extend(

@@ -32,9 +32,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     for (name, network) in &topology.virtual_networks {
         address_space(check, name, network);
         subnets(check, name, network);
-        if network.encryption.as_ref().is_some_and(|encryption| encryption.enabled) {
-            check.unsupported(&format!("virtualNetworks.{name}.encryption"), "virtual network encryption");
-        }
     }
 }
 

@@ -14,7 +14,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     for (name, network) in &topology.virtual_networks {
         for (remote_name, peering) in &network.peerings {
             let path = format!("virtualNetworks.{name}.peerings.{remote_name}");
-            unsupported(check, &path, peering);
             if remote_name == name {
                 let finding =
                     Finding::error("peering-with-itself", format!("'{name}' cannot be peered with itself"));
@@ -39,19 +38,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
                 finding.help("use another hub for some of them"),
             );
         }
-    }
-}
-
-fn unsupported(check: &mut Check<'_, '_>, path: &str, peering: &Peering) {
-    if !peering.peer_complete_vnets {
-        check.unsupported(&format!("{path}.peerCompleteVnets"), "subnet peering (peerCompleteVnets: false)");
-    } else if !peering.local_subnet_names.is_empty() {
-        check.unsupported(&format!("{path}.localSubnetNames"), "subnet peering");
-    } else if !peering.remote_subnet_names.is_empty() {
-        check.unsupported(&format!("{path}.remoteSubnetNames"), "subnet peering");
-    }
-    if peering.enable_only_ipv6_peering {
-        check.unsupported(&format!("{path}.enableOnlyIPv6Peering"), "peering of the IPv6 ranges alone");
     }
 }
 

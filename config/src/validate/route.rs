@@ -53,12 +53,6 @@ fn routes(check: &mut Check<'_, '_>, name: &str, table: &RouteTable) {
                 finding.code("RouteConflict").help("a prefix stands once in a route table"),
             );
         }
-        if let RoutePrefix::Tag(tag) = &route.address_prefix {
-            check.unsupported(
-                &format!("{path}.addressPrefix"),
-                &format!("a service tag ('{tag}') as a route's destination"),
-            );
-        }
     }
     if table.routes.len() > ROUTES_MAX {
         let finding =

@@ -123,17 +123,23 @@ fn side(check: &mut Check<'_, '_>, path: &str, side: &str, prefixes: &[AddressSp
     }
 }
 
-/// Tags whose addresses are Azure's published lists are not known here.
+/// Other tags stand for lists of public prefixes, which the topology gives.
 fn service_tag(check: &mut Check<'_, '_>, at: &str, tag: &str) {
-    if SERVICE_TAGS.contains(&tag) {
+    if SERVICE_TAGS.contains(&tag) || check.topology.service_tag_prefixes(tag).is_some() {
         return;
     }
-    let finding = Finding::error("service-tag", format!("the service tag '{tag}' is not supported"));
-    let help = match nearest(tag, SERVICE_TAGS.iter().copied()) {
+    let finding = Finding::warning(
+        "service-tag-empty",
+        format!("the service tag '{tag}' has no prefixes here and matches nothing"),
+    );
+    let known = SERVICE_TAGS.iter().copied().chain(check.topology.service_tags.tags().map(|(name, _)| name));
+    let help = match nearest(tag, known) {
         Some(known) => format!("did you mean '{known}'?"),
-        None => format!("use one of {}, or the prefixes that the tag stands for", SERVICE_TAGS.join(", ")),
+        None => format!(
+            "add serviceTags: {{{tag}: [PREFIX, ...]}}, or {{file: PATH}} with Microsoft's published list"
+        ),
     };
-    check.at(at, finding.code("SecurityRuleInvalidAddressPrefix").help(help));
+    check.at(at, finding.help(help));
 }
 
 fn ports(check: &mut Check<'_, '_>, path: &str, rule: &SecurityRule) {

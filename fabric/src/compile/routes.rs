@@ -74,6 +74,9 @@ impl Builder<'_> {
             let RoutePrefix::Prefix(prefix) = route.address_prefix else { continue };
             let next_hop = match (route.next_hop_type, route.next_hop_ip_address) {
                 (NextHopType::VirtualAppliance, Some(address)) => NextHop::VirtualAppliance(address),
+                (NextHopType::VirtualApplianceEcmp, _) => {
+                    route.appliances().first().copied().map_or(NextHop::None, NextHop::VirtualAppliance)
+                }
                 (NextHopType::VirtualNetworkGateway, _) => NextHop::VirtualNetworkGateway,
                 (NextHopType::VnetLocal, _) => NextHop::VnetLocal,
                 (NextHopType::Internet, _) => NextHop::Internet,
