@@ -46,6 +46,8 @@ pub struct FlowRecord {
     pub port: PortId,
     /// As they enter.
     pub tuple: FiveTuple,
+    /// As they leave, after every translation on the way.
+    pub leaves_as: FiveTuple,
     /// Where they end.
     pub verdict: Verdict,
     /// The rule that decided.
@@ -238,6 +240,7 @@ impl Router {
                 Some(FlowRecord {
                     port: flow.key().ingress(),
                     tuple: flow.key().tuple(),
+                    leaves_as: rewritten(flow.key().tuple(), self.flows.actions(id)),
                     verdict,
                     decided_by: flow.decided_by().map(RuleId),
                     functions: passed().map(|session| session.function()).collect(),
@@ -262,6 +265,24 @@ impl Router {
             ("denied", count(FlowState::Dropped)),
         ]
     }
+}
+
+/// What a list of actions makes of a packet's tuple.
+fn rewritten(mut tuple: FiveTuple, actions: &[Action]) -> FiveTuple {
+    for action in actions {
+        match *action {
+            Action::RewriteSource { address, port } => {
+                tuple.source = address;
+                tuple.source_port = port.unwrap_or(tuple.source_port);
+            }
+            Action::RewriteDestination { address, port } => {
+                tuple.destination = address;
+                tuple.destination_port = port.unwrap_or(tuple.destination_port);
+            }
+            _ => {}
+        }
+    }
+    tuple
 }
 
 /// Reads a frame's headers. `None` for what a host says to its own link, which no router hears.

@@ -3,6 +3,7 @@
 mod backend;
 mod blueprint;
 mod build;
+mod evidence;
 mod fault;
 mod input;
 mod keys;

@@ -1,20 +1,16 @@
-//! Probes with real packets, and the evidence of what became of them: flows that carried them, drops that ended
-//! them. Nothing here asks the prediction.
+//! Probes with real packets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use vnet_api::{ProbeOutcome, ProbeRequest, ProbeResult, Protocol};
-use vnet_dataplane::{FiveTuple, PortId, Reason};
-use vnet_fabric::Verdict;
-use vnet_fabric::snapshot::{PortKind, Snapshot, TunnelPeer};
-use vnet_router::{DropRecord, FlowRecord};
+use vnet_api::{ProbeRequest, ProbeResult, Protocol};
+use vnet_dataplane::{FiveTuple, Reason};
 
 use super::blueprint::Blueprint;
+use super::evidence::Evidence;
 use super::lab::Lab;
-use super::live;
 use crate::api::{Answer, ApiError};
 use crate::host::error::HostError;
 use crate::host::netns::Netns;
@@ -24,8 +20,8 @@ use crate::host::probe::{self, Cancel, Deadline, Outcome, Report, Responder, Ser
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at the log of drops.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
-/// Hops of a way that evidence is followed over.
-const HOPS_MAX: usize = 16;
+/// What a receiver's kernel may take to tell of a connection that its sender has already.
+const SEEN_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// The two ends of a probe or of traffic, resolved.
 pub(super) struct Ends {
@@ -112,9 +108,13 @@ pub(super) fn probe(lab: &Arc<Lab>, request: &ProbeRequest) -> Answer<ProbeResul
         report = send(&ends, request, &Deadline::after(timeout)).map_err(host_error)?;
         evidence = Evidence::gather(lab, &ends, request, &report, mark);
     }
-    let seen = responder.as_ref().and_then(|responder| responder.seen().last().map(SocketAddr::ip));
+    // The last packet of TCP's handshake may still be on its way when the sender has its answer.
+    let seen = match (&responder, report.outcome) {
+        (Some(responder), Outcome::Answered(rtt)) => responder.seen_within(rtt + SEEN_AFTER_MAX),
+        _ => None,
+    };
     drop(responder);
-    Ok(evidence.result(&report, &ends, seen))
+    Ok(evidence.result(&report, &ends, seen.map(|seen| seen.ip())))
 }
 
 fn send(ends: &Ends, request: &ProbeRequest, deadline: &Deadline) -> crate::host::Result<Report> {
@@ -168,156 +168,4 @@ fn responder(ends: &Ends, request: &ProbeRequest) -> Answer<Option<Responder>> {
     };
     let Some(to) = &ends.to else { return Ok(None) };
     Responder::open(to, service, request.service.port).map_err(host_error)
-}
-
-/// What the lab has seen of a probe.
-struct Evidence {
-    via: Vec<String>,
-    via_reverse: Vec<String>,
-    rule: Option<String>,
-    rules: Vec<String>,
-    drop_out: Option<(DropRecord, Option<String>)>,
-    drop_back: Option<(DropRecord, Option<String>)>,
-}
-
-impl Evidence {
-    fn gather(lab: &Lab, ends: &Ends, request: &ProbeRequest, report: &Report, mark: u64) -> Evidence {
-        let snapshot = lab.snapshot();
-        let flows = live::flow_records(lab);
-        let source_port = report.source.map_or(0, |source| source.port());
-        let matches = |tuple: &FiveTuple| belongs(tuple, ends, request, source_port);
-        let answers = |tuple: &FiveTuple| matches(&tuple.reversed());
-        let forward: Vec<&FlowRecord> = flows.iter().filter(|flow| matches(&flow.tuple)).collect();
-        let reverse: Vec<&FlowRecord> = flows.iter().filter(|flow| answers(&flow.tuple)).collect();
-        let log = lab.shared.drops();
-        let rule_of = |record: &DropRecord| {
-            record.rule.and_then(|rule| snapshot.rule(rule)).map(|rule| rule.reference.name.clone())
-        };
-        let find = |wanted: &dyn Fn(&FiveTuple) -> bool| {
-            let found = log.since(mark).find(|record| record.tuple.is_some_and(|tuple| wanted(&tuple)));
-            found.map(|record| (*record, rule_of(record)))
-        };
-        Evidence {
-            via: way(&snapshot, &forward),
-            via_reverse: way(&snapshot, &reverse),
-            rule: deciding_rule(&snapshot, &forward),
-            rules: passed_rules(&snapshot, &forward),
-            drop_out: find(&matches),
-            drop_back: find(&answers),
-        }
-    }
-
-    fn result(self, report: &Report, ends: &Ends, seen: Option<IpAddr>) -> ProbeResult {
-        let (outcome, drop) = match (report.outcome, self.drop_out, self.drop_back) {
-            (Outcome::Answered(_) | Outcome::Refused(_), ..) => (ProbeOutcome::Answered, None),
-            (_, Some(drop), _) => (ProbeOutcome::Dropped, Some(drop)),
-            (_, None, Some(drop)) => (ProbeOutcome::AnswerLost, Some(drop)),
-            (_, None, None) => (ProbeOutcome::NoAnswer, None),
-        };
-        let rtt = match report.outcome {
-            Outcome::Answered(rtt) | Outcome::Refused(rtt) => Some(rtt.as_micros() as u64),
-            _ => None,
-        };
-        let (reason, drop_rule) = match drop {
-            Some((record, rule)) => (Some(record.reason.name().to_owned()), rule),
-            None => (None, None),
-        };
-        ProbeResult {
-            outcome,
-            source: ends.source,
-            destination: ends.destination,
-            rtt_us: rtt,
-            rule: if reason.is_some() { drop_rule } else { self.rule },
-            rules: self.rules,
-            reason,
-            via: self.via,
-            via_reverse: self.via_reverse,
-            source_seen_as: seen,
-        }
-    }
-}
-
-/// Whether a packet with this tuple is the probe: by its own ports, or by what is left of it after a translation of
-/// one side.
-fn belongs(tuple: &FiveTuple, ends: &Ends, request: &ProbeRequest, source_port: u16) -> bool {
-    let protocol = match request.service.protocol {
-        Protocol::Tcp => tuple.protocol == vnet_dataplane::Protocol::TCP,
-        Protocol::Udp => tuple.protocol == vnet_dataplane::Protocol::UDP,
-        Protocol::Icmp => tuple.protocol.is_icmp(),
-    };
-    let ports = match request.service.protocol {
-        Protocol::Icmp => source_port == 0 || tuple.source_port == source_port,
-        _ => tuple.source_port == source_port && tuple.destination_port == request.service.port,
-    };
-    protocol && ports && (tuple.source == ends.source || tuple.destination == ends.destination)
-}
-
-/// The appliances on a way, in order, from the flows that carried it: from a machine's port over tunnels and
-/// appliances to the end.
-fn way(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Vec<String> {
-    let is_machine = |port: PortId| {
-        snapshot.port(port).is_some_and(|info| {
-            matches!(info.kind, PortKind::Nic { .. } | PortKind::SiteHost { .. } | PortKind::InternetEdge)
-        })
-    };
-    // The first leg begins at the port that has the tuple's source as its own address.
-    let first = flows.iter().find(|flow| {
-        is_machine(flow.port)
-            && snapshot.port(flow.port).is_some_and(|port| {
-                port.has_address(flow.tuple.source) || port.kind == PortKind::InternetEdge
-            })
-    });
-    let Some(mut leg) = first.copied() else { return Vec::new() };
-    let mut names: Vec<String> = Vec::new();
-    for _ in 0..HOPS_MAX {
-        for name in live::via(snapshot, leg) {
-            if names.last() != Some(&name) {
-                names.push(name);
-            }
-        }
-        let next_port = match leg.verdict {
-            Verdict::Seal(tunnel) => match snapshot.tunnel(tunnel).map(|spec| &spec.peer) {
-                Some(TunnelPeer::Tunnel(peer)) => snapshot.tunnel(*peer).map(|spec| spec.ingress),
-                _ => None,
-            },
-            Verdict::Deliver(port) => appliance(snapshot, port, leg.tuple.destination).map(|name| {
-                names.push(name);
-                port
-            }),
-            Verdict::Drop(_) => None,
-        };
-        let Some(next) = next_port.and_then(|port| flows.iter().find(|flow| flow.port == port)) else {
-            break;
-        };
-        leg = next;
-    }
-    names
-}
-
-/// The machine behind a port, if a packet for this destination only passes it: a virtual appliance.
-fn appliance(snapshot: &Snapshot, port: PortId, destination: IpAddr) -> Option<String> {
-    let info = snapshot.port(port)?;
-    match &info.kind {
-        PortKind::Nic { vm, .. } if !info.has_address(destination) => Some(vm.to_string()),
-        _ => None,
-    }
-}
-
-/// The rule that let the packet pass: a firewall's if one was on the way, else what decided at its first port.
-fn deciding_rule(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Option<String> {
-    let rules = flows.iter().filter_map(|flow| snapshot.rule(flow.decided_by?));
-    let mut names = rules.map(|rule| (rule.hits.is_some(), rule.reference.name.clone()));
-    let all: Vec<(bool, String)> = names.by_ref().collect();
-    all.iter().find(|(counted, _)| *counted).or_else(|| all.first()).map(|(_, name)| name.clone())
-}
-
-/// The rules of the stateful functions that the packet passed, each once.
-fn passed_rules(snapshot: &Snapshot, flows: &[&FlowRecord]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for rule in flows.iter().flat_map(|flow| &flow.rules).filter_map(|rule| snapshot.rule(*rule)) {
-        if !names.contains(&rule.reference.name) {
-            names.push(rule.reference.name.clone());
-        }
-    }
-    names
 }

@@ -3,8 +3,9 @@
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -28,10 +29,17 @@ pub enum Service {
     Udp,
 }
 
+/// Peers in the order of their coming, and a call for those who wait for one.
+#[derive(Debug, Default)]
+struct Guests {
+    peers: Mutex<Vec<SocketAddr>>,
+    came: Condvar,
+}
+
 /// An open port, until it is dropped.
 #[derive(Debug)]
 pub struct Responder {
-    seen: Arc<Mutex<Vec<SocketAddr>>>,
+    seen: Arc<Guests>,
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
     port: u16,
@@ -54,7 +62,7 @@ impl Responder {
             .and_then(|address| address.as_socket())
             .map_or(port, |address| address.port());
         let (stop_read, stop) = io::pipe().on("make", "a pipe")?;
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Guests::default());
         let known = Arc::clone(&seen);
         let thread = std::thread::Builder::new()
             .name("responder".into())
@@ -80,7 +88,15 @@ impl Responder {
     /// Who has come so far, with the address that was seen here: not the sender's own where it was translated on the way.
     #[must_use]
     pub fn seen(&self) -> Vec<SocketAddr> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who has come last, as in [`Responder::seen`]; waits for the first one until the time is over.
+    #[must_use]
+    pub fn seen_within(&self, time: Duration) -> Option<SocketAddr> {
+        let peers = self.seen.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.seen.came.wait_timeout_while(peers, time, |peers| peers.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0.last().copied()
     }
 }
 
@@ -124,13 +140,14 @@ fn listen(service: Service, port: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn remember(seen: &Mutex<Vec<SocketAddr>>, peer: Option<SocketAddr>) {
+fn remember(seen: &Guests, peer: Option<SocketAddr>) {
     let Some(peer) = peer else { return };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.len() < SEEN_MAX && !seen.contains(&peer) {
-        seen.push(peer);
+    let mut peers = seen.peers.lock().unwrap_or_else(PoisonError::into_inner);
+    if peers.len() < SEEN_MAX && !peers.contains(&peer) {
+        peers.push(peer);
     }
+    seen.came.notify_all();
 }
 
 /// Waits for any of `sockets`; false when it is time to stop.
@@ -144,7 +161,7 @@ fn wait<'a>(stop: &PipeReader, sockets: impl Iterator<Item = &'a Socket>) -> io:
     }
 }
 
-fn accept(listener: &Socket, stop: &PipeReader, seen: &Mutex<Vec<SocketAddr>>) -> io::Result<()> {
+fn accept(listener: &Socket, stop: &PipeReader, seen: &Guests) -> io::Result<()> {
     let mut connections: Vec<Socket> = Vec::new();
     let mut buffer = [0; 4096];
     while wait(stop, connections.iter().chain([listener]))? {
@@ -166,7 +183,7 @@ fn accept(listener: &Socket, stop: &PipeReader, seen: &Mutex<Vec<SocketAddr>>) -
     Ok(())
 }
 
-fn echo(socket: &Socket, stop: &PipeReader, seen: &Mutex<Vec<SocketAddr>>) -> io::Result<()> {
+fn echo(socket: &Socket, stop: &PipeReader, seen: &Guests) -> io::Result<()> {
     let socket = std::net::UdpSocket::from(socket.try_clone()?);
     let waiting = Socket::from(socket.try_clone()?);
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
