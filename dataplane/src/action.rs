@@ -52,6 +52,8 @@ pub enum Action {
         /// Source of the packet-too-big error.
         answer_from: IpAddr,
     },
+    /// Drops fragments, the first ones too, with `ProtocolNotSupported`: a translator that does not take them.
+    RefuseFragments,
     /// Passes through a rate limiter's bounded queue.
     Shape(LimiterId),
     /// Passes through a delay line.

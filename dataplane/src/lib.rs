@@ -46,7 +46,7 @@ pub use icmp::IcmpError;
 pub use packet::{Embedded, Fragment, Headers, IpVersion, Malformed};
 pub use port::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 pub use reason::Reason;
-pub use session::{NewSession, SessionFound, SessionRecord, SessionRef, SessionSide, SessionTable};
+pub use session::{NewSession, PortPool, SessionFound, SessionRecord, SessionRef, SessionSide, SessionTable};
 pub use shaper::{DepartureQueue, Limiter, Policer};
 pub use time::Nanos;
 pub use timeouts::{FlowState, Timeouts};

@@ -1,11 +1,14 @@
 //! What a decision is made of: the contract between `decide` and those that act on it.
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
-use vnet_dataplane::{ActionList, FiveTuple, FunctionId, PortId, Reason, TunnelId};
+use vnet_dataplane::session::reply_to;
+use vnet_dataplane::{ActionList, FiveTuple, FunctionId, PortId, PortPool, Reason, TunnelId};
 
 use crate::trace::RuleId;
 
-/// At most this many stateful functions lie on one folded way: two NSG points and two firewalls, with room.
+/// At most this many stateful functions lie on one folded way: two NSG points, two firewalls and two translations.
 pub const FUNCTIONS_MAX: usize = 6;
 
 /// Where a decision ends.
@@ -46,8 +49,24 @@ pub struct SessionOpen {
     pub function: FunctionId,
     /// The tuple as the function saw it, in the direction of the first packet.
     pub tuple: FiveTuple,
+    /// For a translated session, the tuple with which replies arrive; none where it is `tuple` reversed.
+    pub reply: Option<FiveTuple>,
+    /// Minutes after which it goes when it is established and idle; 0 where the table's own time holds.
+    pub idle_minutes: u8,
     /// The rule that allowed it.
     pub rule: RuleId,
+}
+
+impl SessionOpen {
+    /// A session without translation, with the table's own timeouts.
+    pub fn new(function: FunctionId, tuple: FiveTuple, rule: RuleId) -> SessionOpen {
+        SessionOpen { function, tuple, reply: None, idle_minutes: 0, rule }
+    }
+
+    /// The tuple with which replies arrive.
+    pub fn reply(&self) -> FiveTuple {
+        self.reply.unwrap_or(self.tuple.reversed())
+    }
 }
 
 /// Which way a packet runs in the session that it belongs to.
@@ -66,6 +85,8 @@ pub struct SessionFound {
     pub side: SessionSide,
     /// The tuple of the first packet.
     pub original: FiveTuple,
+    /// The tuple of replies as they arrive: the original reversed, unless the session is translated.
+    pub reply: FiveTuple,
     /// The rule that allowed it.
     pub rule: RuleId,
 }
@@ -75,6 +96,10 @@ pub struct SessionFound {
 pub trait SessionView {
     /// The session of `function` that a packet with this tuple belongs to, in either direction.
     fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound>;
+
+    /// An address and port of the pool that a session of `function` beginning with `tuple` may leave with: towards its
+    /// destination no other session of the function has them. `None` where every port is in use.
+    fn propose(&self, function: FunctionId, tuple: &FiveTuple, pool: &PortPool<'_>) -> Option<(IpAddr, u16)>;
 }
 
 /// No session anywhere, as for a prediction of a first packet.
@@ -85,21 +110,36 @@ impl SessionView for NoSessions {
     fn find(&self, _function: FunctionId, _tuple: &FiveTuple) -> Option<SessionFound> {
         None
     }
+
+    fn propose(
+        &self,
+        _function: FunctionId,
+        tuple: &FiveTuple,
+        pool: &PortPool<'_>,
+    ) -> Option<(IpAddr, u16)> {
+        pool.in_order(tuple, 0).map(|address| (address, pool.first_port)).next()
+    }
 }
 
 /// The sessions that earlier decisions would have opened: how a prediction asks for the reply.
 impl SessionView for Vec<SessionOpen> {
     fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound> {
-        let reversed = tuple.reversed();
         self.iter().filter(|open| open.function == function).find_map(|open| {
             let side = if open.tuple == *tuple {
                 SessionSide::Original
-            } else if open.tuple == reversed {
+            } else if open.reply() == *tuple {
                 SessionSide::Reply
             } else {
                 return None;
             };
-            Some(SessionFound { side, original: open.tuple, rule: open.rule })
+            Some(SessionFound { side, original: open.tuple, reply: open.reply(), rule: open.rule })
         })
+    }
+
+    /// The first one that is free.
+    fn propose(&self, function: FunctionId, tuple: &FiveTuple, pool: &PortPool<'_>) -> Option<(IpAddr, u16)> {
+        pool.in_order(tuple, 0)
+            .flat_map(|address| (pool.first_port..=pool.last_port).map(move |port| (address, port)))
+            .find(|(address, port)| self.find(function, &reply_to(tuple, *address, *port)).is_none())
     }
 }

@@ -57,6 +57,12 @@ impl Core {
                     }
                     return;
                 }
+                Action::RefuseFragments => {
+                    if packet.headers.is_fragment() {
+                        self.lose(packet, Reason::ProtocolNotSupported, now);
+                        return;
+                    }
+                }
                 Action::Shape(limiter) => match self.shared.rates().admit(limiter, departure, packet.bytes) {
                     Ok(at) => {
                         departure = departure.max(at);

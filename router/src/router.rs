@@ -140,23 +140,29 @@ impl Router {
             self.core.replay(&mut packet, &actions, now, out);
             return;
         }
-        let meta = packet.headers.meta;
+        match self.flow_of(&packet, now) {
+            Ok(id) => self.core.replay(&mut packet, self.flows.actions(id), now, out),
+            Err(reason) => {
+                let tuple = Some(packet.headers.meta.tuple);
+                self.core.refuse(packet.ingress, tuple, reason, None, packets, now);
+            }
+        }
+    }
+
+    /// The flow that a packet belongs to, decided and told of it.
+    fn flow_of(&mut self, packet: &Packet<'_>, now: Nanos) -> Result<FlowId, Reason> {
+        let meta = &packet.headers.meta;
         let key = FlowKey::new(packet.ingress, &meta.tuple);
-        let known = self.flows.lookup(&key).filter(|id| !self.is_stale(*id, &meta, now));
+        let known = self.flows.lookup(&key).filter(|id| !self.is_stale(*id, meta, now));
         let id = match known {
             Some(id) => id,
-            None => match self.decide_flow(key, &packet, now) {
-                Ok(id) => id,
-                Err(reason) => {
-                    self.core.refuse(packet.ingress, Some(meta.tuple), reason, None, packets, now);
-                    return;
-                }
-            },
+            None => self.decide_flow(key, packet, now)?,
         };
-        if self.flows.touch(id, meta.tcp_flags, packets, bytes, now) {
-            self.core.touch_sessions(self.flows.get(id), meta.tcp_flags, now);
+        let due = self.flows.touch(id, meta.tcp_flags, packet.packets, packet.bytes, now);
+        if due && !self.core.touch_sessions(self.flows.get(id), meta.tcp_flags, now) {
+            return self.decide_flow(key, packet, now);
         }
-        self.core.replay(&mut packet, self.flows.actions(id), now, out);
+        Ok(id)
     }
 
     /// Whether a flow has to be decided anew before this packet: by age or epoch, or because the packet opens a

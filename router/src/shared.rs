@@ -1,11 +1,12 @@
 //! What the workers of one lab have in common. Each lock is taken on the slow path or once per batch, never per
 //! packet of a plain flow.
 
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use vnet_dataplane::{FiveTuple, FlowState, FunctionId, SessionRecord, SessionTable, Timeouts};
+use vnet_dataplane::{FiveTuple, FlowState, FunctionId, PortPool, SessionRecord, SessionTable, Timeouts};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{RuleId, SessionFound, SessionSide, SessionView};
 
@@ -63,7 +64,7 @@ impl Shared {
     pub fn new(snapshot: Snapshot, memory: SessionMemory, seed: u64, now_s: u32) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
-            sessions: Mutex::new(SessionTable::open_region(memory, &[Timeouts::default()], seed, now_s)),
+            sessions: Mutex::new(SessionTable::open_region(memory, Timeouts::default(), seed, now_s)),
             tunnels: Mutex::default(),
             drops: Mutex::default(),
             rates: Mutex::default(),
@@ -116,6 +117,11 @@ impl SessionView for View<'_> {
             vnet_dataplane::SessionSide::Original => SessionSide::Original,
             vnet_dataplane::SessionSide::Reply => SessionSide::Reply,
         };
-        Some(SessionFound { side, original: found.original, rule: RuleId(found.rule) })
+        let vnet_dataplane::SessionFound { original, reply, rule, .. } = found;
+        Some(SessionFound { side, original, reply, rule: RuleId(rule) })
+    }
+
+    fn propose(&self, function: FunctionId, tuple: &FiveTuple, pool: &PortPool<'_>) -> Option<(IpAddr, u16)> {
+        self.sessions.propose(function, tuple, pool)
     }
 }

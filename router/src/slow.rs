@@ -28,8 +28,8 @@ impl Router {
         now: Nanos,
     ) -> Result<FlowId, Reason> {
         let meta = &packet.headers.meta;
-        let decision = self.core.decide(packet.ingress, meta);
-        let held = self.core.commit(packet.ingress, meta, &decision, now)?;
+        let (decision, held) = self.core.judge(packet.ingress, meta, now);
+        let held = held?;
         let entry = FlowDecision {
             epoch: self.epoch(),
             actions: &decision.actions,
@@ -46,8 +46,8 @@ impl Router {
     /// Decides a packet that makes no flow.
     pub(crate) fn decide_once(&mut self, packet: &Packet<'_>, now: Nanos) -> ActionList {
         let meta = &packet.headers.meta;
-        let decision = self.core.decide(packet.ingress, meta);
-        match self.core.commit(packet.ingress, meta, &decision, now) {
+        let (decision, held) = self.core.judge(packet.ingress, meta, now);
+        match held {
             Ok(_) => decision.actions,
             Err(reason) => ActionList::from_iter([vnet_dataplane::Action::Drop(reason)]),
         }
@@ -55,25 +55,16 @@ impl Router {
 }
 
 impl Core {
-    fn decide(&self, port: PortId, meta: &PacketMeta) -> Decision {
-        let sessions = self.shared.sessions();
+    /// Decides a packet, and carries out what the decision says of sessions and counters. Fails where a session found no
+    /// room: the packet is dropped then, since its answer would be. The sessions are held from the one to the other, so
+    /// that no other worker takes the port that a decision has chosen for a translation.
+    fn judge(&self, port: PortId, meta: &PacketMeta, now: Nanos) -> (Decision, Result<Held, Reason>) {
+        let mut sessions = self.shared.sessions();
         let view = View { sessions: &sessions, opens: meta.opens() };
-        vnet_fabric::decide(&self.snapshot, &view, port, meta, &mut NoTrace)
-    }
-
-    /// Carries out what a decision says of sessions and counters. Fails with FlowLimit where a session found no
-    /// room: the packet is dropped then, since its answer would be.
-    fn commit(
-        &self,
-        port: PortId,
-        meta: &PacketMeta,
-        decision: &Decision,
-        now: Nanos,
-    ) -> Result<Held, Reason> {
+        let decision = vnet_fabric::decide(&self.snapshot, &view, port, meta, &mut NoTrace);
         for rule in &decision.hits {
             self.ledger.hit(*rule);
         }
-        let mut sessions = self.shared.sessions();
         for (function, tuple) in &decision.revoked {
             if let Some(found) = sessions.find(*function, tuple) {
                 sessions.remove(found.session);
@@ -82,9 +73,10 @@ impl Core {
         if let Verdict::Drop(reason) = decision.verdict {
             drop(sessions);
             self.note_drop(port, Some(meta.tuple), reason, decision.decided_by, now);
-            return Ok(Held::new());
+            return (decision, Ok(Held::new()));
         }
-        hold_sessions(&mut sessions, decision, meta.tcp_flags, seconds(now))
+        let held = hold_sessions(&mut sessions, &decision, meta.tcp_flags, seconds(now));
+        (decision, held)
     }
 
     fn note_drop(
@@ -112,12 +104,15 @@ impl Core {
         self.note_drop(port, tuple, reason, rule, now);
     }
 
-    /// Tells a flow's sessions of its packets.
-    pub(crate) fn touch_sessions(&self, flow: &FlowEntry, flags: TcpFlags, now: Nanos) {
+    /// Tells a flow's sessions of its packets. False where one of them is gone: what it allowed or translated does not
+    /// hold any more.
+    pub(crate) fn touch_sessions(&self, flow: &FlowEntry, flags: TcpFlags, now: Nanos) -> bool {
         let mut sessions = self.shared.sessions();
+        let mut alive = true;
         for session in flow.sessions() {
-            sessions.touch(*session, flags, seconds(now));
+            alive &= sessions.touch(*session, flags, seconds(now));
         }
+        alive
     }
 
     /// Ends sessions that were idle too long.
@@ -149,8 +144,8 @@ fn hold_sessions(
             function: open.function,
             tuple: open.tuple,
             rule: open.rule.0,
-            reply: None,
-            profile: 0,
+            reply: open.reply,
+            idle_minutes: open.idle_minutes,
         };
         let session = sessions.open(&new, flags, now_s)?;
         let _ = held.try_push(session);

@@ -5,8 +5,10 @@
 //! goes on over a restart. A full table takes closing, half-open and datagram sessions in that order and never
 //! an established one.
 
+mod ports;
 mod record;
 
+use std::net::IpAddr;
 use std::ops::DerefMut;
 
 use hashbrown::HashTable;
@@ -18,10 +20,10 @@ use crate::reason::Reason;
 use crate::timeouts::{FlowState, Timeouts};
 use crate::tuple::{FiveTuple, Protocol, TcpFlags};
 
+pub use ports::{PortPool, reply_to};
 pub use record::{SessionRecord, SessionSide};
 
-/// At most this many timeout profiles in one table.
-pub const PROFILES_MAX: usize = 16;
+use ports::Bindings;
 
 /// A packet's place in a session. It outlives the session: a stale one is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +73,8 @@ pub struct NewSession {
     pub rule: u32,
     /// For a translated session, the tuple with which replies arrive; none where it is `tuple` reversed.
     pub reply: Option<FiveTuple>,
-    /// Which of the table's timeout profiles it has.
-    pub profile: u8,
+    /// Minutes after which it goes when it is established and idle; 0 where the table's own time holds.
+    pub idle_minutes: u8,
 }
 
 /// The sessions of many functions, over records of the caller's.
@@ -81,7 +83,7 @@ pub struct SessionTable<R> {
     records: R,
     capacity: usize,
     hash: TupleHash,
-    profiles: Vec<Timeouts>,
+    timeouts: Timeouts,
     /// Each session under its original tuple, as 2 * slot, and a translated one also under its reply's, as
     /// 2 * slot + 1.
     index: HashTable<u32>,
@@ -90,33 +92,30 @@ pub struct SessionTable<R> {
     wheel: Wheel,
     by_state: Lists,
     counts: [usize; FlowState::ALL.len() + 1],
+    bindings: Bindings,
     discarded: usize,
 }
 
 impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
     /// Opens a table over `records`, whatever they hold: records that are whole are taken over, all others are
-    /// freed. `profiles` are the timeouts that sessions choose from by index, at least one and at most
-    /// [`PROFILES_MAX`]; an index beyond them means the first.
-    pub fn open_region(mut records: R, profiles: &[Timeouts], seed: u64, now_s: u32) -> SessionTable<R> {
+    /// freed. `timeouts` hold for every session but for what its own `idle_minutes` replace.
+    pub fn open_region(mut records: R, timeouts: Timeouts, seed: u64, now_s: u32) -> SessionTable<R> {
         let capacity = records.len().min((NIL / 2) as usize);
         for record in &mut records[capacity..] {
             record.free();
-        }
-        let mut profiles = profiles[..profiles.len().min(PROFILES_MAX)].to_vec();
-        if profiles.is_empty() {
-            profiles.push(Timeouts::default());
         }
         let mut table = SessionTable {
             records,
             capacity,
             hash: TupleHash::new(seed),
-            profiles,
+            timeouts,
             index: HashTable::new(),
             len: 0,
             free: Vec::with_capacity(capacity),
             wheel: Wheel::new(now_s),
             by_state: Lists::new(FlowState::ALL.len() + 1),
             counts: [0; FlowState::ALL.len() + 1],
+            bindings: Bindings::default(),
             discarded: 0,
         };
         for slot in (0..capacity as u32).rev() {
@@ -165,6 +164,24 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         })
     }
 
+    /// An address and port of the pool with which a session of `function` that begins with `tuple` may leave: no other
+    /// session of the function has them towards the same destination. Nothing is taken until the session opens. `None`
+    /// where every port is in use, or no address is of the tuple's family.
+    pub fn propose(
+        &self,
+        function: FunctionId,
+        tuple: &FiveTuple,
+        pool: &PortPool<'_>,
+    ) -> Option<(IpAddr, u16)> {
+        let number = self.hash.symmetric_within(function.0, tuple);
+        self.bindings.choose(function, tuple, pool, number)
+    }
+
+    /// Sessions of a function that leave with another source than they came with.
+    pub fn bindings(&self, function: FunctionId) -> usize {
+        self.bindings.count(function)
+    }
+
     /// The record behind a reference, unless it is stale.
     pub fn get(&self, session: SessionRef) -> Option<&SessionRecord> {
         let record = self.records.get(session.slot as usize)?;
@@ -173,7 +190,8 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     /// Opens a session whose first packet has these TCP flags. One that is there already with the same first
     /// tuple is opened anew; one in which the packet is a reply stays, and is returned. Fails with
-    /// [`Reason::FlowLimit`] when the table is full of established sessions.
+    /// [`Reason::FlowLimit`] when the table is full of established sessions, with [`Reason::SnatPortsExhausted`] when
+    /// the translated tuple is another session's.
     pub fn open(&mut self, new: &NewSession, flags: TcpFlags, now_s: u32) -> Result<SessionRef, Reason> {
         if let Some(found) = self.find(new.function, &new.tuple) {
             if found.side == SessionSide::Reply {
@@ -181,6 +199,9 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
                 return Ok(found.session);
             }
             self.remove(found.session);
+        }
+        if new.reply.is_some_and(|reply| self.find(new.function, &reply).is_some()) {
+            return Err(Reason::SnatPortsExhausted);
         }
         if self.free.is_empty() && !self.evict(now_s) {
             return Err(Reason::FlowLimit);
@@ -192,8 +213,7 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
             Protocol::TCP => FlowState::Established,
             _ => FlowState::Datagram,
         };
-        let new = NewSession { profile: new.profile.min(PROFILES_MAX as u8 - 1), ..*new };
-        self.records[slot as usize].write(&new, state, now_s);
+        self.records[slot as usize].write(new, state, now_s);
         self.enter(slot);
         Ok(SessionRef {
             slot,
@@ -297,8 +317,8 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         let valid = record.is_valid();
         if valid {
             record.age_from(now_s);
-            let (function, original) = (record.function(), record.original());
-            if self.find(function, &original).is_none() {
+            let (function, original, reply) = (record.function(), record.original(), record.reply());
+            if self.find(function, &original).is_none() && self.find(function, &reply).is_none() {
                 self.enter(slot);
                 return;
             }
@@ -317,8 +337,12 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
             self.index
                 .insert_unique(hash_of(records, hash, entry), entry, |&entry| hash_of(records, hash, entry));
         }
+        let record = &self.records[slot as usize];
+        if record.has_binding() {
+            self.bindings.insert(record.function(), &record.reply());
+        }
         self.len += 1;
-        self.counts[self.records[slot as usize].state() as usize] += 1;
+        self.counts[record.state() as usize] += 1;
         self.arm(slot);
     }
 
@@ -330,6 +354,9 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
             }
         }
         let record = &mut self.records[slot as usize];
+        if record.has_binding() {
+            self.bindings.remove(record.function(), &record.reply());
+        }
         self.counts[record.state() as usize] -= 1;
         record.free();
         self.len -= 1;
@@ -340,8 +367,11 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     fn deadline(&self, slot: u32) -> u32 {
         let record = &self.records[slot as usize];
-        let profile = self.profiles.get(usize::from(record.profile())).unwrap_or(&self.profiles[0]);
-        record.last_seen_s().saturating_add(profile.idle_s(record.state(), record.original().protocol))
+        let idle_s = match (record.state(), record.idle_minutes()) {
+            (FlowState::Established, minutes @ 1..) => u32::from(minutes) * 60,
+            (state, _) => self.timeouts.idle_s(state, record.original().protocol),
+        };
+        record.last_seen_s().saturating_add(idle_s)
     }
 
     fn arm(&mut self, slot: u32) {

@@ -9,12 +9,14 @@ use crate::timeouts::FlowState;
 use crate::tuple::{FiveTuple, Protocol, TcpFlags};
 
 /// Changes whenever the layout or the meaning of a field does: records of another one are discarded.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 const FIN_ORIGINAL: u8 = 0x01;
 const FIN_REPLY: u8 = 0x02;
 const ANSWERED: u8 = 0x04;
-const PROFILE_SHIFT: u8 = 4;
+const IPV6: u8 = 0x80;
+/// Bits that never change in a session's life.
+const FIXED: u8 = 0xf0;
 
 /// Which way a packet runs in the session that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +52,7 @@ pub struct SessionRecord {
     check: u16,
     generation: u16,
     protocol: u8,
-    family: u8,
+    idle_minutes: u8,
     state: u8,
     flags: u8,
 }
@@ -67,7 +69,7 @@ impl SessionRecord {
         check: 0,
         generation: 0,
         protocol: 0,
-        family: 0,
+        idle_minutes: 0,
         state: 0,
         flags: 0,
     };
@@ -92,9 +94,9 @@ impl SessionRecord {
         self.last_seen
     }
 
-    /// Which of the table's timeout profiles it has.
-    pub fn profile(&self) -> u8 {
-        self.flags >> PROFILE_SHIFT
+    /// Minutes after which it goes when it is established and idle; 0 where the table's own time holds.
+    pub fn idle_minutes(&self) -> u8 {
+        self.idle_minutes
     }
 
     /// Where it stands.
@@ -122,11 +124,17 @@ impl SessionRecord {
         self.reply() != self.original().reversed()
     }
 
+    /// The first packet leaves with another source than it came with.
+    pub(super) fn has_binding(&self) -> bool {
+        let (original, reply) = (&self.original, &self.reply);
+        original.source != reply.destination || original.source_port != reply.destination_port
+    }
+
     fn tuple(&self, endpoints: &Endpoints) -> FiveTuple {
         FiveTuple {
             protocol: Protocol(self.protocol),
-            source: address(self.family, endpoints.source),
-            destination: address(self.family, endpoints.destination),
+            source: address(self.flags & IPV6 != 0, endpoints.source),
+            destination: address(self.flags & IPV6 != 0, endpoints.destination),
             source_port: endpoints.source_port,
             destination_port: endpoints.destination_port,
         }
@@ -135,7 +143,6 @@ impl SessionRecord {
     /// A record in use can be told from anything else that the memory may hold.
     pub(super) fn is_valid(&self) -> bool {
         (FlowState::Opening as u8..=FlowState::Datagram as u8).contains(&self.state)
-            && matches!(self.family, 4 | 6)
             && self.check == self.expected_check()
     }
 
@@ -163,9 +170,9 @@ impl SessionRecord {
             check: 0,
             generation: self.generation.wrapping_add(1),
             protocol: new.tuple.protocol.0,
-            family: if new.tuple.source.is_ipv4() { 4 } else { 6 },
+            idle_minutes: new.idle_minutes,
             state: state as u8,
-            flags: new.profile << PROFILE_SHIFT,
+            flags: if new.tuple.source.is_ipv6() { IPV6 } else { 0 },
         };
         record.check = record.expected_check();
         *self = record;
@@ -208,7 +215,7 @@ impl SessionRecord {
 
     fn expected_check(&self) -> u16 {
         // Neither state, flags nor last_seen: each changes by one store of its own.
-        let fixed = SessionRecord { check: 0, last_seen: 0, state: 0, flags: self.flags & 0xf0, ..*self };
+        let fixed = SessionRecord { check: 0, last_seen: 0, state: 0, flags: self.flags & FIXED, ..*self };
         let mut hash = LAYOUT.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for word in fixed.as_bytes().chunks_exact(8) {
             hash ^= u64::from_ne_bytes(word.try_into().unwrap_or([0; 8]));
@@ -219,11 +226,11 @@ impl SessionRecord {
     }
 }
 
-fn address(family: u8, octets: [u8; 16]) -> IpAddr {
-    if family == 4 {
-        IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
-    } else {
+fn address(v6: bool, octets: [u8; 16]) -> IpAddr {
+    if v6 {
         IpAddr::V6(Ipv6Addr::from(octets))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
     }
 }
 

@@ -22,11 +22,11 @@ fn tuple(number: u16, protocol: Protocol) -> FiveTuple {
 }
 
 fn new(number: u16, protocol: Protocol) -> NewSession {
-    NewSession { function: FW, tuple: tuple(number, protocol), rule: 5, reply: None, profile: 0 }
+    NewSession { function: FW, tuple: tuple(number, protocol), rule: 5, reply: None, idle_minutes: 0 }
 }
 
 fn table(capacity: usize) -> SessionTable<Vec<SessionRecord>> {
-    SessionTable::open_region(vec![SessionRecord::FREE; capacity], &[Timeouts::default()], 1, 1_000)
+    SessionTable::open_region(vec![SessionRecord::FREE; capacity], Timeouts::default(), 1, 1_000)
 }
 
 fn establish(table: &mut SessionTable<Vec<SessionRecord>>, number: u16, now_s: u32) -> SessionRef {
@@ -113,15 +113,13 @@ fn follows_tcp() {
 }
 
 #[test]
-fn idle_sessions_go_by_their_profile() {
-    let firewall = Timeouts { tcp_established_s: 300, ..Timeouts::default() };
-    let records = vec![SessionRecord::FREE; 8];
-    let mut table = SessionTable::open_region(records, &[Timeouts::default(), firewall], 1, 1_000);
-    let ack = |table: &mut SessionTable<_>, number, profile| {
-        table.open(&NewSession { profile, ..new(number, Protocol::TCP) }, ACK, 1_000).unwrap()
+fn idle_sessions_go_by_their_own_minutes() {
+    let mut table = table(8);
+    let ack = |table: &mut SessionTable<_>, number, idle_minutes| {
+        table.open(&NewSession { idle_minutes, ..new(number, Protocol::TCP) }, ACK, 1_000).unwrap()
     };
     ack(&mut table, 1, 0);
-    let short = ack(&mut table, 2, 1);
+    let short = ack(&mut table, 2, 5);
     table.open(&new(3, Protocol::UDP), NONE, 1_000).unwrap();
     table.touch(short, ACK, 1_100);
     let mut gone = Vec::new();
@@ -129,6 +127,44 @@ fn idle_sessions_go_by_their_profile() {
         table.expire(now_s, 100, |record| gone.push((record.original().source_port, now_s)));
     }
     assert_eq!(gone, [(3, 1_240), (2, 1_400), (1, 8_440)]);
+}
+
+#[test]
+fn bindings_are_free_again_when_their_sessions_go_and_live_through_a_restart() {
+    let addresses = ["203.0.113.10".parse().unwrap()];
+    let pool = PortPool { addresses: &addresses, first_port: 1_024, last_port: 1_026 };
+    let mut table = table(16);
+    let bind = |table: &mut SessionTable<_>, number| {
+        let tuple = tuple(number, Protocol::UDP);
+        let (address, port) = table.propose(FW, &tuple, &pool)?;
+        let reply = Some(reply_to(&tuple, address, port));
+        Some(table.open(&NewSession { reply, ..new(number, Protocol::UDP) }, NONE, 1_000).unwrap())
+    };
+    for number in 1..=3 {
+        bind(&mut table, number).unwrap();
+    }
+    assert_eq!((bind(&mut table, 4), table.bindings(FW)), (None, 3));
+    let records = table.records().clone();
+    let mut table = SessionTable::open_region(records, Timeouts::default(), 9, 1_001);
+    assert_eq!((bind(&mut table, 4), table.bindings(FW)), (None, 3));
+    let second = table.find(FW, &tuple(2, Protocol::UDP)).unwrap();
+    table.remove(second.session);
+    bind(&mut table, 4).unwrap();
+    assert_eq!(table.find(FW, &tuple(4, Protocol::UDP)).unwrap().reply, second.reply);
+    table.expire(9_000, 100, |_| {});
+    assert_eq!(table.bindings(FW), 0);
+}
+
+#[test]
+fn a_translated_tuple_has_one_session() {
+    let mut table = table(4);
+    let reply = reply_to(&tuple(1, Protocol::UDP), "203.0.113.10".parse().unwrap(), 1_024);
+    let taken = NewSession { reply: Some(reply), ..new(1, Protocol::UDP) };
+    table.open(&taken, NONE, 1_000).unwrap();
+    let late = NewSession { reply: Some(reply), ..new(2, Protocol::UDP) };
+    assert_eq!(table.open(&late, NONE, 1_000), Err(Reason::SnatPortsExhausted));
+    table.open(&taken, NONE, 1_001).unwrap();
+    assert_eq!((table.len(), table.bindings(FW)), (1, 1));
 }
 
 #[test]
@@ -160,7 +196,7 @@ fn sessions_live_on_over_a_restart() {
     records[unknown].as_mut_bytes()[last] = 99;
     records[99] = records[records.iter().position(|record| record.original().source_port == 5).unwrap()];
 
-    let reopened = SessionTable::open_region(records, &[Timeouts::default()], 99, 2_001);
+    let reopened = SessionTable::open_region(records, Timeouts::default(), 99, 2_001);
     assert_eq!((reopened.len(), reopened.discarded()), (47, 3));
     for number in 0..50 {
         let found = reopened.find(FW, &tuple(number, Protocol::TCP).reversed());
@@ -180,7 +216,7 @@ fn any_torn_write_is_noticed() {
         tuple: FiveTuple { source: "10.9.9.9".parse().unwrap(), ..tuple(77, Protocol::UDP) },
         rule: 6,
         reply: None,
-        profile: 0,
+        idle_minutes: 0,
     };
     table.open(&next, NONE, 1_001).unwrap();
     let after = table.records()[0];
@@ -190,7 +226,7 @@ fn any_torn_write_is_noticed() {
         if torn == before {
             continue;
         }
-        let reopened = SessionTable::open_region(vec![torn], &[Timeouts::default()], 1, 1_001);
+        let reopened = SessionTable::open_region(vec![torn], Timeouts::default(), 1, 1_001);
         assert_eq!(reopened.len(), 0, "cut after {cut} octets");
     }
 }
@@ -204,7 +240,7 @@ fn random_memory_never_panics() {
             let noise = rng.bytes(size_of::<SessionRecord>());
             record.as_mut_bytes().copy_from_slice(&noise);
         }
-        let mut table = SessionTable::open_region(records, &[Timeouts::default()], 1, 1_000);
+        let mut table = SessionTable::open_region(records, Timeouts::default(), 1, 1_000);
         for number in 0..16 {
             table.open(&new(number, Protocol::UDP), NONE, 1_000).unwrap();
         }

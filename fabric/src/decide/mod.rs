@@ -235,7 +235,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     fn open_session(&mut self, function: FunctionId, rule: RuleId) {
-        let open = SessionOpen { function, tuple: self.tuple, rule };
+        let open = SessionOpen::new(function, self.tuple, rule);
         let known = self.opens.iter().any(|other| other.function == function && other.tuple == self.tuple);
         if self.embedded.is_none() && !known && self.opens.try_push(open).is_err() {
             self.overflow = true;
