@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vnet_config::model::ProbeProtocol;
-use vnet_fabric::path::{PairReport, PathVerdict};
-use vnet_fabric::{PathReport, Snapshot};
+use vnet_fabric::PathReport;
+use vnet_fabric::path::PathVerdict;
 
 use crate::probe::ProbeComparison;
 use crate::service::{Protocol, Service};
@@ -72,31 +72,17 @@ pub struct MatrixEntry {
     pub asymmetric: bool,
 }
 
-impl MatrixReport {
-    /// Every pair of the snapshot's machines.
-    pub fn of(snapshot: &Snapshot, service: Service) -> MatrixReport {
-        let (protocol, port) = service.asked();
-        let pairs = vnet_fabric::matrix(snapshot, protocol, port);
-        MatrixReport {
-            service,
-            value: pairs.into_iter().map(|pair| MatrixEntry::new(snapshot, pair)).collect(),
-        }
-    }
-}
-
-impl MatrixEntry {
-    fn new(snapshot: &Snapshot, pair: PairReport) -> MatrixEntry {
-        let judgement = pair.judgement;
-        let rule = judgement.rule.and_then(|rule| snapshot.rule(rule));
+impl From<PathReport> for MatrixEntry {
+    fn from(report: PathReport) -> MatrixEntry {
         MatrixEntry {
-            from: pair.from,
-            to: pair.to,
-            asymmetric: judgement.asymmetric(),
-            verdict: judgement.verdict,
-            reason: judgement.reason.map(|reason| reason.name().to_owned()),
-            rule: rule.map(|rule| rule.reference.name.clone()),
-            via: judgement.via,
-            via_reverse: judgement.via_reverse,
+            from: report.from,
+            to: report.to,
+            verdict: report.verdict,
+            reason: report.reason,
+            rule: report.rule.map(|rule| rule.name),
+            via: report.via,
+            via_reverse: report.via_reverse,
+            asymmetric: report.asymmetric,
         }
     }
 }

@@ -18,4 +18,4 @@ pub use decide::decide;
 pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
 pub use path::{PathReport, matrix, path};
 pub use snapshot::Snapshot;
-pub use trace::{NoTrace, RuleId, RuleRef, Step, Trace};
+pub use trace::{Hop, NoTrace, RuleId, RuleRef, Step, Trace};

@@ -35,6 +35,77 @@ pub struct RuleRef {
     pub certainty: Certainty,
 }
 
+/// An appliance that forwards a packet, by its place in the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hop {
+    /// A firewall.
+    Firewall(usize),
+    /// A virtual network gateway.
+    Gateway(usize),
+    /// A NIC of a machine that is to forward.
+    Nic(usize),
+}
+
+/// A route that contains the destination, or would, and was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedRoute {
+    /// Its destinations.
+    pub address_prefix: String,
+    /// `Default`, `VirtualNetworkGateway` or `User`.
+    pub source: String,
+    /// `VnetLocal`, `VNetPeering`, `VirtualAppliance`, ...
+    pub next_hop_type: String,
+    /// The appliance's or the gateway's addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_hop_ip_address: Vec<String>,
+    /// Its name in the route table, for a user's route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// `Active`: in force, but another is preferred; `Invalid`: overridden; `Absent`: not listed at all.
+    pub state: RejectedState,
+    /// Why it was not taken, in a few words.
+    pub why: String,
+}
+
+/// What effective routes show of a route that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RejectedState {
+    /// Listed as in force.
+    Active,
+    /// Listed as overridden.
+    Invalid,
+    /// Not listed.
+    Absent,
+}
+
+impl std::fmt::Display for RejectedRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}", self.address_prefix, self.source)?;
+        if let Some(name) = &self.name {
+            write!(f, " {name}")?;
+        }
+        write!(f, ") -> {}", self.next_hop_type)?;
+        for address in &self.next_hop_ip_address {
+            write!(f, " {address}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// A border between regions or zones that a packet crosses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Crossing {
+    /// Region, and zone where one is named: `eastus`, `eastus zone 1`.
+    pub from: String,
+    /// The same of the other side.
+    pub to: String,
+    /// What the way there takes, in milliseconds; absent where the topology has no latency for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_way_ms: Option<f64>,
+}
+
 /// What one step of a decision did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -67,10 +138,12 @@ pub enum StepKind {
     Deliver,
     /// It was dropped.
     Drop,
+    /// It went to another region or zone.
+    Crossing,
 }
 
 /// One step of a decision.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// What happened.
@@ -84,15 +157,35 @@ pub struct Step {
     pub rule: Option<RuleRef>,
     /// For a route: the candidates that lost, each with why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rejected: Vec<String>,
+    pub rejected: Vec<RejectedRoute>,
+    /// For a crossing: from where to where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossing: Option<Crossing>,
+}
+
+impl Step {
+    /// A step that is neither a route nor a crossing.
+    pub fn new(
+        kind: StepKind,
+        at: impl Into<String>,
+        text: impl Into<String>,
+        rule: Option<RuleRef>,
+    ) -> Step {
+        Step { kind, at: at.into(), text: text.into(), rule, rejected: Vec::new(), crossing: None }
+    }
 }
 
 /// Takes the steps of a decision. The packet's way passes [`NoTrace`], which costs nothing: the closure that
 /// would build the step is not called.
 pub trait Trace {
-    /// Records the step of this kind at this place that `build` makes, or ignores it. The kind and the place are known
-    /// without building it.
-    fn step(&mut self, kind: StepKind, at: &str, build: impl FnOnce() -> Step);
+    /// Records the step that `build` makes, or ignores it.
+    fn step(&mut self, build: impl FnOnce() -> Step);
+
+    /// An appliance forwards the packet.
+    fn pass(&mut self, _hop: Hop) {}
+
+    /// The way rests on a rule.
+    fn rests_on(&mut self, _rule: RuleId) {}
 }
 
 /// Records nothing.
@@ -100,41 +193,11 @@ pub trait Trace {
 pub struct NoTrace;
 
 impl Trace for NoTrace {
-    fn step(&mut self, _kind: StepKind, _at: &str, _build: impl FnOnce() -> Step) {}
+    fn step(&mut self, _build: impl FnOnce() -> Step) {}
 }
 
 impl Trace for Vec<Step> {
-    fn step(&mut self, _kind: StepKind, _at: &str, build: impl FnOnce() -> Step) {
+    fn step(&mut self, build: impl FnOnce() -> Step) {
         self.push(build());
-    }
-}
-
-/// What is told of a way without its text.
-pub(crate) trait Recorder: Trace + Default {
-    /// The kind and place of each step that was recorded, in order.
-    fn places(&self) -> impl Iterator<Item = (StepKind, &str)>;
-}
-
-impl Recorder for Vec<Step> {
-    fn places(&self) -> impl Iterator<Item = (StepKind, &str)> {
-        self.iter().map(|step| (step.kind, step.at.as_str()))
-    }
-}
-
-/// Records the appliances and tunnels on a way, and no text.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Vec<(StepKind, String)>);
-
-impl Trace for Places {
-    fn step(&mut self, kind: StepKind, at: &str, _build: impl FnOnce() -> Step) {
-        if matches!(kind, StepKind::Firewall | StepKind::Gateway | StepKind::Appliance | StepKind::Tunnel) {
-            self.0.push((kind, at.to_owned()));
-        }
-    }
-}
-
-impl Recorder for Places {
-    fn places(&self) -> impl Iterator<Item = (StepKind, &str)> {
-        self.0.iter().map(|(kind, at)| (*kind, at.as_str()))
     }
 }

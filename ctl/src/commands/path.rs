@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use vnet_api::{PathAnswer, ProbeComparison, Service};
 use vnet_fabric::PathReport;
-use vnet_fabric::path::{Leg, PathVerdict};
+use vnet_fabric::path::{Direction, Leg, PathVerdict};
 use vnet_fabric::trace::{Certainty, RuleRef, Step, StepKind};
 
 use super::ping;
@@ -72,13 +72,9 @@ fn text(answer: &PathAnswer, service: Service, rejected: bool, style: Style) -> 
     legs(&mut lines, report, rejected, style);
     lines.push(verdict(report, style));
     if report.asymmetric {
-        let back = format!("asymmetric return: out {}, back {}", way(&report.via), way(&report.via_reverse));
-        lines.push(style.doubtful(back));
+        lines.push(style.doubtful(asymmetry(report)));
     }
-    if report.certainty != Certainty::Documented {
-        let rests = format!("the verdict rests on a rule that is {}", certainty(report.certainty));
-        lines.push(style.doubtful(rests));
-    }
+    lines.extend(doubts(report).map(|doubt| style.doubtful(doubt)));
     lines
         .extend(report.assumptions.iter().map(|assumption| style.doubtful(format!("assumed: {assumption}"))));
     if let Some(probe) = &answer.probe {
@@ -86,6 +82,29 @@ fn text(answer: &PathAnswer, service: Service, rejected: bool, style: Style) -> 
         lines.extend(probe_lines(probe, style));
     }
     lines.join("\n")
+}
+
+/// Out and back, and which appliances see one direction only.
+fn asymmetry(report: &PathReport) -> String {
+    let mut text = format!("asymmetric return: out {}, back {}", way(&report.via), way(&report.via_reverse));
+    for one_way in &report.one_way {
+        let direction = match one_way.passed {
+            Direction::Forward => "out",
+            Direction::Reverse => "back",
+        };
+        text.push_str(&format!("; {} is passed on the way {direction} only", one_way.appliance));
+    }
+    text
+}
+
+/// What the verdict rests on and is not simply documented: each doubtful rule by its id.
+fn doubts(report: &PathReport) -> impl Iterator<Item = String> {
+    let rule = |rule: &RuleRef| {
+        format!("rests on {}, which is {}: {}", rule.azure_rule, certainty(rule.certainty), rule.name)
+    };
+    let plain = (report.certainty != Certainty::Documented && report.doubtful.is_empty())
+        .then(|| format!("the verdict rests on a rule that is {}", certainty(report.certainty)));
+    report.doubtful.iter().map(rule).chain(plain)
 }
 
 fn legs(lines: &mut Vec<String>, report: &PathReport, rejected: bool, style: Style) {

@@ -11,7 +11,7 @@ use crate::azure_rule::AzureRule;
 use crate::control::PeeringState;
 use crate::snapshot::lpm::Lpm;
 use crate::snapshot::network::{
-    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, Tunnel, TunnelEnd,
+    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, PathTunnel, Tunnel, TunnelEnd,
     TunnelLimiters,
 };
 use crate::snapshot::{
@@ -305,10 +305,11 @@ impl Builder<'_> {
                 TunnelEnd::Gateway { gateway, .. } => &mut self.snapshot.gateways[gateway].table,
                 TunnelEnd::Site(site) => &mut self.snapshot.sites[site].table,
             };
+            let tunnel = PathTunnel { tunnel, rule };
             match table.get_mut(prefix) {
                 Some(path) => path.tunnels.push(tunnel),
                 None => {
-                    table.insert(*prefix, GatewayPath { tunnels: smallvec::smallvec![tunnel], rule });
+                    table.insert(*prefix, GatewayPath { tunnels: smallvec::smallvec![tunnel] });
                 }
             }
         }

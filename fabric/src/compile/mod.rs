@@ -66,6 +66,7 @@ pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) ->
     builder.security_groups();
     builder.firewall_rules();
     builder.delays();
+    builder.snapshot.regions = builder.regions.iter().map(|region| region.as_str().into()).collect();
     builder.snapshot
 }
 

@@ -6,7 +6,7 @@ use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
 use crate::decision::{SessionFound, SessionView};
 use crate::snapshot::network::Firewall;
-use crate::trace::{StepKind, Trace};
+use crate::trace::{Hop, StepKind, Trace};
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     pub(super) fn firewall(&mut self, index: usize) -> Next {
@@ -22,6 +22,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         if let Some(end) = denied {
             return end;
         }
+        self.trace.pass(Hop::Firewall(index));
         self.act(Action::DecrementTtl { answer_from: None });
         Next::Route { subnet: firewall.subnet, sender: Sender::Firewall(index) }
     }

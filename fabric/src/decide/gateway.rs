@@ -10,7 +10,7 @@ use crate::compile::TUNNEL_MTU;
 use crate::decision::{SessionView, Verdict};
 use crate::snapshot::TunnelStatus;
 use crate::snapshot::network::{GatewayPath, Tunnel, TunnelEnd};
-use crate::trace::{StepKind, Trace};
+use crate::trace::{Hop, RuleId, StepKind, Trace};
 
 /// Largest TCP segment over a tunnel, IPv4 and IPv6.
 const CLAMP: Action = Action::ClampMss { ipv4: 1360, ipv6: 1340 };
@@ -26,6 +26,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let rule =
             if self.snapshot.gateway_hop_visible { AzureRule::VpnHop } else { AzureRule::NextHopGateway };
         let rule = self.snapshot.check(rule);
+        self.trace.pass(Hop::Gateway(index));
         self.note(StepKind::Gateway, Some(rule), &gateway.name, || {
             let how = if by_user_route { "a user's route" } else { "the network's routes" };
             format!("{} takes it by {how}", gateway.name)
@@ -64,9 +65,9 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         at: &'a str,
         aggregate: Option<vnet_dataplane::LimiterId>,
     ) -> Next {
-        let Some(tunnel) = self.choose(path) else {
+        let Some((tunnel, rule)) = self.choose(path) else {
             let rule = self.snapshot.check(AzureRule::VpnStatus);
-            let first = path.tunnels.first().map(|index| &self.snapshot.tunnels[*index].spec);
+            let first = path.tunnels.first().map(|way| &self.snapshot.tunnels[way.tunnel].spec);
             return self.drop(Reason::TunnelDown, rule, at, || match first {
                 Some(spec) => match &spec.status {
                     TunnelStatus::NotConnected(why) => {
@@ -83,22 +84,25 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         for limiter in aggregate.into_iter().chain(tunnel.limiters.map(|limiters| limiters.egress)) {
             self.act(Action::Shape(limiter));
         }
-        self.travel(tunnel.remote_location);
+        if let TunnelEnd::Gateway { gateway, .. } = tunnel.end {
+            self.trace.pass(Hop::Gateway(gateway));
+        }
         let spec = &tunnel.spec;
-        self.note(StepKind::Tunnel, Some(path.rule), at, || {
+        self.note(StepKind::Tunnel, Some(rule), at, || {
             format!("sealed into tunnel {} towards {}", spec.name, spec.remote)
         });
-        Next::End(Verdict::Seal(spec.id), Some(path.rule))
+        self.travel(tunnel.remote_location);
+        Next::End(Verdict::Seal(spec.id), Some(rule))
     }
 
     /// One of the tunnels that carry packets: the same for all packets of a flow.
-    fn choose(&self, path: &GatewayPath) -> Option<&'a Tunnel> {
+    fn choose(&self, path: &GatewayPath) -> Option<(&'a Tunnel, RuleId)> {
         let snapshot = self.snapshot;
         let up = || {
             path.tunnels
                 .iter()
-                .map(|index| &snapshot.tunnels[*index])
-                .filter(|tunnel| tunnel.spec.status.carries())
+                .map(|way| (&snapshot.tunnels[way.tunnel], way.rule))
+                .filter(|(tunnel, _)| tunnel.spec.status.carries())
         };
         let count = up().count();
         if count == 0 {
@@ -150,6 +154,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         match tunnel.end {
             TunnelEnd::Gateway { gateway, instance } => {
                 let compiled = &snapshot.gateways[gateway];
+                self.trace.pass(Hop::Gateway(gateway));
                 self.place = Some(compiled.location);
                 for limiter in
                     tunnel.limiters.map(|limiters| limiters.ingress).into_iter().chain([compiled.ingress])

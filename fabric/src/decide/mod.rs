@@ -11,13 +11,15 @@ mod route;
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use vnet_dataplane::{Action, ActionList, FiveTuple, FunctionId, PacketMeta, PortId, Protocol, Reason};
+use vnet_dataplane::{
+    Action, ActionList, DelayId, FiveTuple, FunctionId, PacketMeta, PortId, Protocol, Reason,
+};
 
 use crate::azure_rule::AzureRule;
 use crate::decision::{Decision, FUNCTIONS_MAX, SessionOpen, SessionView, Verdict};
 use crate::snapshot::Snapshot;
 use crate::snapshot::network::{Location, Owner};
-use crate::trace::{RuleId, Step, StepKind, Trace};
+use crate::trace::{Crossing, RuleId, Step, StepKind, Trace};
 
 /// A packet passes at most this many appliances in one decision.
 pub const HOPS_MAX: u8 = 64;
@@ -160,13 +162,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 
     fn note(&mut self, kind: StepKind, rule: Option<RuleId>, at: &str, text: impl FnOnce() -> String) {
         let snapshot = self.snapshot;
-        self.trace.step(kind, at, || Step {
-            kind,
-            at: at.to_owned(),
-            text: text(),
-            rule: rule.and_then(|rule| snapshot.rule_ref(rule)),
-            rejected: Vec::new(),
-        });
+        if let Some(rule) = rule {
+            self.trace.rests_on(rule);
+        }
+        self.trace.step(|| Step::new(kind, at, text(), rule.and_then(|rule| snapshot.rule_ref(rule))));
     }
 
     fn drop(&mut self, reason: Reason, rule: RuleId, at: &str, text: impl FnOnce() -> String) -> Next {
@@ -183,12 +182,38 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 
     /// Goes to another place: the way there takes its time.
     fn travel(&mut self, to: Location) {
-        if let Some(from) = self.place
-            && let Some(delay) = self.snapshot.delay_of.get(&(from, to))
-        {
-            self.act(Action::Delay(*delay));
+        if let Some(from) = self.place {
+            let delay = self.snapshot.delay_of.get(&(from, to)).copied();
+            if let Some(delay) = delay {
+                self.act(Action::Delay(delay));
+            }
+            if from.region != to.region || (from.zone != to.zone && from.zone != 0 && to.zone != 0) {
+                self.note_crossing(from, to, delay);
+            }
         }
         self.place = Some(to);
+    }
+
+    /// The verdict does not rest on the latency's rule, so that it is named in the step only.
+    fn note_crossing(&mut self, from: Location, to: Location, delay: Option<DelayId>) {
+        let snapshot = self.snapshot;
+        self.trace.step(|| {
+            let one_way_ms = delay.and_then(|id| snapshot.delay_ms(id));
+            let (from_name, to_name) = (snapshot.place_name(from), snapshot.place_name(to));
+            let takes =
+                one_way_ms.map_or("no latency is configured".to_owned(), |ms| format!("{ms} ms one way"));
+            let rule =
+                if from.region == to.region { AzureRule::LatencyZone } else { AzureRule::LatencyRegion };
+            let text = format!("from {from_name} to {to_name}: {takes}");
+            let mut step = Step::new(
+                StepKind::Crossing,
+                to_name.clone(),
+                text,
+                snapshot.rule_ref(snapshot.check(rule)).filter(|_| one_way_ms.is_some()),
+            );
+            step.crossing = Some(Crossing { from: from_name, to: to_name, one_way_ms });
+            step
+        });
     }
 
     /// Counts an appliance on the way; a drop where it goes in a circle.

@@ -7,7 +7,7 @@ use crate::azure_rule::AzureRule;
 use crate::decision::{SessionSide, SessionView};
 use crate::snapshot::network::{Nic, Nsg};
 use crate::snapshot::{METADATA_ADDRESS, PLATFORM_ADDRESS};
-use crate::trace::{StepKind, Trace};
+use crate::trace::{Hop, StepKind, Trace};
 
 /// The way of a packet through a NIC.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return end;
         }
         if next_hop && !own {
+            self.trace.pass(Hop::Nic(index));
             self.note(StepKind::Appliance, None, name, || format!("{name} is to forward it"));
         }
         self.deliver(nic.port)

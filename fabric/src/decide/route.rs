@@ -11,7 +11,7 @@ use crate::decision::SessionView;
 use crate::snapshot::lpm::contains;
 use crate::snapshot::network::{EffectiveGateway, Owner};
 use crate::snapshot::routes::{NextHop, Route, RouteSource};
-use crate::trace::{Step, StepKind, Trace};
+use crate::trace::{RejectedRoute, RejectedState, Step, StepKind, Trace};
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     pub(super) fn route(&mut self, subnet: usize, sender: Sender) -> Next {
@@ -42,22 +42,19 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     fn note_route(&mut self, subnet: usize, route: &Route) {
         let snapshot = self.snapshot;
         let destination = self.tuple.destination;
-        self.trace.step(StepKind::Route, &snapshot.subnets[subnet].name, || {
+        self.trace.rests_on(route.rule);
+        self.trace.step(|| {
             let subnet = &snapshot.subnets[subnet];
             let candidates = subnet.routes.candidates(destination);
             let rejected = candidates.iter().skip(1).map(|other| lost(snapshot, route, other)).collect();
-            Step {
-                kind: StepKind::Route,
-                at: subnet.name.to_string(),
-                text: format!(
-                    "{destination} matches {} ({}) -> {}",
-                    route.prefix,
-                    source_name(route),
-                    shown(snapshot, route)
-                ),
-                rule: snapshot.rule_ref(route.rule),
-                rejected,
-            }
+            let text = format!(
+                "{destination} matches {} ({}) -> {}",
+                route.prefix,
+                source_name(route),
+                shown(snapshot, route)
+            );
+            let rule = snapshot.rule_ref(route.rule);
+            Step { rejected, ..Step::new(StepKind::Route, &*subnet.name, text, rule) }
         });
     }
 
@@ -167,13 +164,22 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 }
 
 /// Why another route that contains the destination lost.
-fn lost(snapshot: &crate::Snapshot, selected: &Route, other: &Route) -> String {
-    let why = if other.prefix.prefix_len() < selected.prefix.prefix_len() {
+fn lost(snapshot: &crate::Snapshot, selected: &Route, other: &Route) -> RejectedRoute {
+    let shorter = other.prefix.prefix_len() < selected.prefix.prefix_len();
+    let why = if shorter {
         format!("shorter than {}", selected.prefix)
     } else {
         format!("{} beats {} on the same prefix", source_name(selected), source_name(other))
     };
-    format!("{} ({}) -> {}: {why}", other.prefix, source_name(other), shown(snapshot, other))
+    RejectedRoute {
+        address_prefix: other.prefix.to_string(),
+        source: source_name(other).to_owned(),
+        next_hop_type: shown(snapshot, other),
+        next_hop_ip_address: Vec::new(),
+        name: other.name.as_deref().map(str::to_owned),
+        state: if shorter { RejectedState::Active } else { RejectedState::Invalid },
+        why,
+    }
 }
 
 fn source_name(route: &Route) -> &'static str {

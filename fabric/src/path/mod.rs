@@ -1,101 +1,54 @@
 //! Prediction: the same decisions that a packet gets, from end to end and back, with every step explained.
 
 mod endpoint;
-mod judge;
+mod report;
 mod way;
 
 use std::net::IpAddr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
-pub use judge::{Judgement, PairReport, ends, first_packet, judge, judge_pair, matrix};
+pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
 use crate::decision::SessionOpen;
 use crate::effective::QuestionError;
 use crate::snapshot::Snapshot;
-use crate::trace::{Certainty, RuleId, RuleRef, Step};
-use way::{Way, WayEnd, follow, via};
+use crate::trace::{Certainty, Hop, RuleId, Step, Trace};
+use way::{Way, WayEnd, follow};
 
 /// The source port, or ICMP identifier, that a predicted probe uses.
 const PROBE_PORT: u16 = 49_152;
 /// Length of a predicted probe, in bytes.
 const PROBE_LENGTH: u32 = 60;
 
-/// Whether a probe gets its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum PathVerdict {
-    /// It arrives, and its answer too.
-    Allow,
-    /// It is dropped, or its answer is.
-    Deny,
-}
+/// Appliances in the order in which they forward a packet.
+pub type Hops = SmallVec<[Hop; 8]>;
 
-/// What becomes of a probe and its answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PathReport {
-    /// Who sends.
-    pub from: String,
-    /// Who answers.
-    pub to: String,
-    /// The protocol.
-    pub protocol: ProbeProtocol,
-    /// The destination port; with tcp and udp.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// Whether the probe gets its answer.
-    pub verdict: PathVerdict,
-    /// Why not: the reason of the drop on the way out, else of that on the way back.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+/// What becomes of a probe and its answer, in numbers and handles: a [`PathReport`] without its words. Names are in the
+/// snapshot ([`Snapshot::hop_name`], [`Snapshot::rule`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Why the probe gets no answer: the reason of the drop on the way out, else of that on the way back.
+    pub reason: Option<Reason>,
+    /// Whether the probe itself arrives.
+    pub arrives: bool,
     /// What decided: of a drop its cause, else the firewall's or security group's rule that let it pass.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<RuleRef>,
-    /// All rules of firewalls and security groups on the way out, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<String>,
-    /// Appliances on the way out, in order.
-    pub via: Vec<String>,
-    /// Appliances on the way back, in order.
-    pub via_reverse: Vec<String>,
+    pub rule: Option<RuleId>,
+    /// Appliances on the way out.
+    pub via: Hops,
+    /// Appliances on the way back.
+    pub via_reverse: Hops,
     /// Whether the answer takes another way than the probe.
     pub asymmetric: bool,
     /// The source address that the receiver sees.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub source_seen_as: Option<IpAddr>,
-    /// Round trip that the topology's latency makes, in milliseconds; without queues and processing.
-    pub rtt_ms: f64,
+    /// Round trip that the topology's latency makes, in nanoseconds; without queues and processing.
+    pub rtt_ns: u64,
     /// The least certain of the rules that it rests on.
     pub certainty: Certainty,
-    /// What was assumed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub assumptions: Vec<String>,
-    /// The way out.
-    pub forward: Leg,
-    /// The way back; none where the probe did not arrive.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reverse: Option<Leg>,
-}
-
-/// One direction.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Leg {
-    /// Whether the packet arrives.
-    pub arrives: bool,
-    /// Why not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// What decided.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<RuleRef>,
-    /// Every step.
-    pub steps: Vec<Step>,
 }
 
 /// What becomes of a probe from one end to the other, and of its answer. Ends are virtual machines, `VM/NIC`, hosts,
@@ -126,20 +79,199 @@ pub fn between(
     protocol: ProbeProtocol,
     port: Option<u16>,
 ) -> Result<PathReport, QuestionError> {
+    let explain = || Explained { outline: Outline::new(snapshot), steps: Vec::new() };
+    let exchange = exchange(snapshot, (from, to), (protocol, port), explain)?;
+    Ok(report::report(snapshot, (from, to), (protocol, port), exchange))
+}
+
+/// The same without the words, for many pairs: nothing is put into text.
+///
+/// # Errors
+/// The ends have no address family in common, or nothing holds the sender's address.
+pub fn outcome(
+    snapshot: &Snapshot,
+    from: &Endpoint,
+    to: &Endpoint,
+    protocol: ProbeProtocol,
+    port: Option<u16>,
+) -> Result<Outcome, QuestionError> {
+    let exchange = exchange(snapshot, (from, to), (protocol, port), || Outline::new(snapshot))?;
+    Ok(exchange.outcome(snapshot))
+}
+
+/// A packet's way and, where it arrived, its answer's, each with what was noted of it.
+struct Exchange<T> {
+    ingress: PortId,
+    forward: (Way, T),
+    reverse: Option<(Way, T)>,
+}
+
+fn exchange<T: Trace>(
+    snapshot: &Snapshot,
+    (from, to): (&Endpoint, &Endpoint),
+    (protocol, port): (ProbeProtocol, Option<u16>),
+    new: impl Fn() -> T,
+) -> Result<Exchange<T>, QuestionError> {
     let (source, destination) = endpoint::common_addresses(from, to)?;
     let ingress = from.port.ok_or_else(|| crate::effective::unknown(snapshot, &from.name))?;
-    let port = (protocol != ProbeProtocol::Icmp).then(|| port.unwrap_or(80));
+    let port = asked_port(protocol, port);
     // A machine of the lab is reached from the Internet by its public address.
     let destination =
         if Some(ingress) == snapshot.edge { public_of(snapshot, destination) } else { destination };
     let probe = probe(protocol, source, destination, port);
     let mut sessions: Vec<SessionOpen> = Vec::new();
-    let forward: Way = follow(snapshot, &mut sessions, ingress, probe);
+    let mut out = new();
+    let forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
     let reverse = match forward.end {
-        WayEnd::Arrived(at, tuple) => Some(follow(snapshot, &mut sessions, at, answer(&probe, tuple))),
-        WayEnd::Beyond | WayEnd::Outside(_) | WayEnd::Dropped(_) => None,
+        WayEnd::Arrived(at, tuple) => {
+            let mut back = new();
+            let way = follow(snapshot, &mut sessions, at, answer(&probe, tuple), &mut back);
+            Some((way, back))
+        }
+        WayEnd::Beyond | WayEnd::Dropped(_) => None,
     };
-    Ok(report(snapshot, (from, to), (protocol, port), ingress, forward, reverse))
+    Ok(Exchange { ingress, forward: (forward, out), reverse })
+}
+
+/// ICMP has no port; without one asked for, it is 80.
+fn asked_port(protocol: ProbeProtocol, port: Option<u16>) -> Option<u16> {
+    (protocol != ProbeProtocol::Icmp).then(|| port.unwrap_or(80))
+}
+
+impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
+    fn outcome(&self, snapshot: &Snapshot) -> Outcome {
+        let (forward, out) = (&self.forward.0, self.forward.1.as_ref());
+        let reverse = self.reverse.as_ref();
+        let back = self.back_reason();
+        let arrives = !matches!(forward.end, WayEnd::Dropped(_));
+        let rule = match reverse {
+            Some((way, _)) if arrives && back.is_some() => way.decided_by,
+            _ => forward.decided_by,
+        };
+        let via_reverse = reverse.map(|(_, back)| back.as_ref().hops.clone()).unwrap_or_default();
+        let name = |hop: &Hop| snapshot.hop_name(*hop);
+        let mirrored = out.hops.iter().map(name).eq(via_reverse.iter().rev().map(name));
+        let back_certainty = reverse.map(|(_, back)| back.as_ref().certainty).unwrap_or_default();
+        let source_seen_as =
+            if let WayEnd::Arrived(_, tuple) = forward.end { Some(tuple.source) } else { None };
+        Outcome {
+            reason: reason(forward.end).or(back),
+            arrives,
+            rule,
+            via: out.hops.clone(),
+            asymmetric: reverse.is_some() && !mirrored,
+            via_reverse,
+            source_seen_as,
+            rtt_ns: forward.delay_ns + reverse.map_or(0, |(way, _)| way.delay_ns),
+            certainty: less_certain(out.certainty, back_certainty),
+        }
+    }
+
+    /// Why the answer does not come back to where the probe left.
+    fn back_reason(&self) -> Option<Reason> {
+        match self.reverse.as_ref()?.0.end {
+            WayEnd::Arrived(at, _) if at != self.ingress => Some(Reason::AsymmetricReturn),
+            end => reason(end),
+        }
+    }
+}
+
+fn reason(end: WayEnd) -> Option<Reason> {
+    if let WayEnd::Dropped(reason) = end { Some(reason) } else { None }
+}
+
+/// The appliances of a way and how certain its rules are.
+#[derive(Clone, Debug)]
+struct Outline<'a> {
+    snapshot: &'a Snapshot,
+    hops: Hops,
+    certainty: Certainty,
+}
+
+impl<'a> Outline<'a> {
+    fn new(snapshot: &'a Snapshot) -> Outline<'a> {
+        Outline { snapshot, hops: SmallVec::new(), certainty: Certainty::Documented }
+    }
+}
+
+impl Trace for Outline<'_> {
+    fn step(&mut self, _build: impl FnOnce() -> Step) {}
+
+    fn pass(&mut self, hop: Hop) {
+        if self.hops.last() != Some(&hop) {
+            self.hops.push(hop);
+        }
+    }
+
+    fn rests_on(&mut self, rule: RuleId) {
+        if let Some(info) = self.snapshot.rule(rule) {
+            self.certainty = less_certain(self.certainty, info.reference.certainty);
+        }
+    }
+}
+
+impl<'a> AsRef<Outline<'a>> for Outline<'a> {
+    fn as_ref(&self) -> &Outline<'a> {
+        self
+    }
+}
+
+/// A way with every step in words.
+#[derive(Clone, Debug)]
+struct Explained<'a> {
+    outline: Outline<'a>,
+    steps: Vec<Step>,
+}
+
+impl Trace for Explained<'_> {
+    fn step(&mut self, build: impl FnOnce() -> Step) {
+        self.steps.push(build());
+    }
+
+    fn pass(&mut self, hop: Hop) {
+        self.outline.pass(hop);
+    }
+
+    fn rests_on(&mut self, rule: RuleId) {
+        self.outline.rests_on(rule);
+    }
+}
+
+impl<'a> AsRef<Outline<'a>> for Explained<'a> {
+    fn as_ref(&self) -> &Outline<'a> {
+        &self.outline
+    }
+}
+
+fn less_certain(one: Certainty, other: Certainty) -> Certainty {
+    let rank = |certainty: Certainty| match certainty {
+        Certainty::Documented => 0,
+        Certainty::Observed => 1,
+        Certainty::Inferred => 2,
+        Certainty::Disputed => 3,
+    };
+    if rank(other) > rank(one) { other } else { one }
+}
+
+/// Every pair of virtual machines, site hosts and simulated hosts of the Internet, in the order of the file. Pairs without a
+/// common address family are left out.
+pub fn matrix(snapshot: &Snapshot, protocol: ProbeProtocol, port: Option<u16>) -> Vec<PathReport> {
+    let names = snapshot.machines().chain(snapshot.site_hosts()).chain(snapshot.internet_hosts());
+    let ends: Vec<Endpoint> = names.filter_map(|name| Endpoint::resolve(snapshot, name).ok()).collect();
+    let edge = snapshot.internet_edge();
+    let mut reports = Vec::new();
+    for from in &ends {
+        for to in &ends {
+            let outside = from.port == edge && to.port == edge;
+            if from.name != to.name
+                && !outside
+                && let Ok(report) = between(snapshot, from, to, protocol, port)
+            {
+                reports.push(report);
+            }
+        }
+    }
+    reports
 }
 
 fn public_of(snapshot: &Snapshot, address: IpAddr) -> IpAddr {
@@ -169,117 +301,4 @@ fn answer(probe: &PacketMeta, arrived: FiveTuple) -> PacketMeta {
     let icmp = probe.icmp.map(|(kind, _)| if kind == 8 { (0, 0) } else { (129, 0) });
     let flags = if probe.tuple.protocol == Protocol::TCP { TcpFlags::SYN | TcpFlags::ACK } else { 0 };
     PacketMeta { tuple: arrived.reversed(), tcp_flags: TcpFlags(flags), icmp, ..*probe }
-}
-
-fn report(
-    snapshot: &Snapshot,
-    (from, to): (&Endpoint, &Endpoint),
-    (protocol, port): (ProbeProtocol, Option<u16>),
-    ingress: PortId,
-    forward: Way,
-    reverse: Option<Way>,
-) -> PathReport {
-    let Outcome { out, back, decided } = outcome(ingress, &forward, reverse.as_ref());
-    let failed = out.or(back);
-    let via_out = via(snapshot, &forward.steps);
-    let via_back = reverse.as_ref().map(|way| via(snapshot, &way.steps)).unwrap_or_default();
-    let mirrored: Vec<String> = via_back.iter().rev().cloned().collect();
-    let legs = || std::iter::once(&forward).chain(&reverse);
-    let source_seen_as = if let WayEnd::Arrived(_, tuple) = forward.end { Some(tuple.source) } else { None };
-    let delay_ns: u64 = legs().map(|way| way.delay_ns).sum();
-    PathReport {
-        from: from.name.clone(),
-        to: to.name.clone(),
-        protocol,
-        port,
-        verdict: if failed.is_some() { PathVerdict::Deny } else { PathVerdict::Allow },
-        reason: failed.map(|reason| reason.name().to_owned()),
-        rule: decided.and_then(|rule| snapshot.rule_ref(rule)),
-        rules: rule_names(snapshot, &forward.rules),
-        asymmetric: reverse.is_some() && via_out != mirrored,
-        via: via_out,
-        via_reverse: via_back,
-        source_seen_as,
-        rtt_ms: delay_ns as f64 / 1e6,
-        certainty: least_certain(legs().flat_map(|way| &way.steps)),
-        assumptions: assumptions(legs()),
-        forward: leg(snapshot, &forward, out),
-        reverse: reverse.as_ref().map(|way| leg(snapshot, way, back)),
-    }
-}
-
-/// Why a packet gets no answer, if so, and what decided.
-struct Outcome {
-    /// The reason of a drop on the way out.
-    out: Option<Reason>,
-    /// The reason of a drop on the way back.
-    back: Option<Reason>,
-    decided: Option<RuleId>,
-}
-
-fn outcome<R>(ingress: PortId, forward: &Way<R>, reverse: Option<&Way<R>>) -> Outcome {
-    let out = reason(forward.end);
-    let back = match reverse.map(|way| way.end) {
-        // The answer must come to where the probe left.
-        Some(WayEnd::Arrived(at, _)) if at != ingress => Some(Reason::AsymmetricReturn),
-        Some(end) => reason(end),
-        None => None,
-    };
-    let decided = if out.is_none() && back.is_some() {
-        reverse.and_then(|way| way.decided_by)
-    } else {
-        forward.decided_by
-    };
-    Outcome { out, back, decided }
-}
-
-fn reason(end: WayEnd) -> Option<Reason> {
-    match end {
-        WayEnd::Dropped(reason) => Some(reason),
-        WayEnd::Outside(_) => Some(Reason::NoListener),
-        WayEnd::Arrived(..) | WayEnd::Beyond => None,
-    }
-}
-
-fn leg(snapshot: &Snapshot, way: &Way, reason: Option<Reason>) -> Leg {
-    Leg {
-        arrives: reason.is_none(),
-        reason: reason.map(|reason| reason.name().to_owned()),
-        rule: way.decided_by.and_then(|rule| snapshot.rule_ref(rule)),
-        steps: way.steps.clone(),
-    }
-}
-
-fn rule_names(snapshot: &Snapshot, rules: &[RuleId]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in rules.iter().filter_map(|rule| snapshot.rule_ref(*rule)).map(|rule| rule.name) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
-}
-
-fn assumptions<'a>(ways: impl Iterator<Item = &'a Way>) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for assumption in ways.flat_map(|way| &way.assumptions) {
-        if !all.contains(assumption) {
-            all.push(assumption.clone());
-        }
-    }
-    all
-}
-
-fn least_certain<'a>(steps: impl Iterator<Item = &'a Step>) -> Certainty {
-    let rank = |certainty: &Certainty| match certainty {
-        Certainty::Documented => 0,
-        Certainty::Observed => 1,
-        Certainty::Inferred => 2,
-        Certainty::Disputed => 3,
-    };
-    steps
-        .filter_map(|step| step.rule.as_ref())
-        .map(|rule| rule.certainty)
-        .max_by_key(rank)
-        .unwrap_or_default()
 }

@@ -19,7 +19,7 @@ pub use ports::{
 };
 
 use crate::azure_rule::AzureRule;
-use crate::trace::{RuleId, RuleRef};
+use crate::trace::{Hop, RuleId, RuleRef};
 use network::{Firewall, Gateway, Location, Network, Nic, Owner, PeeringHalf, Site, Subnet, Tunnel};
 
 /// Azure's platform address: DNS, DHCP, health probes.
@@ -68,6 +68,8 @@ pub struct Snapshot {
     /// NICs by private address, over all networks: whom the platform may answer.
     pub(crate) nics_by_address: HashMap<IpAddr, Vec<usize>>,
     pub(crate) delay_of: HashMap<(Location, Location), DelayId>,
+    /// Names of regions, by the number that a location has.
+    pub(crate) regions: Vec<Arc<str>>,
     pub(crate) peering_flags: PeeringFlags,
     pub(crate) gateway_hop_visible: bool,
     pub(crate) names: Names,
@@ -167,6 +169,29 @@ impl Snapshot {
     /// What is behind a rule handle.
     pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
         self.rules.get(id.0 as usize)?.as_ref()
+    }
+
+    /// A delay line's constant, in milliseconds.
+    pub(crate) fn delay_ms(&self, id: DelayId) -> Option<f64> {
+        self.delays.iter().find(|delay| delay.id == id).map(|delay| delay.delay_ns as f64 / 1e6)
+    }
+
+    /// A region, with the zone where one is named.
+    pub(crate) fn place_name(&self, place: Location) -> String {
+        let region = self.regions.get(usize::from(place.region)).map_or("", |region| &**region);
+        if place.zone == 0 { region.to_owned() } else { format!("{region} zone {}", place.zone) }
+    }
+
+    /// The name of an appliance: a firewall, a gateway, or the machine of a NIC that forwards.
+    pub fn hop_name(&self, hop: Hop) -> &str {
+        match hop {
+            Hop::Firewall(index) => self.firewalls.get(index).map_or("", |firewall| &firewall.name),
+            Hop::Gateway(index) => self.gateways.get(index).map_or("", |gateway| &gateway.name),
+            Hop::Nic(index) => {
+                let port = self.nics.get(index).and_then(|nic| self.port(nic.port));
+                port.map_or("", |port| port.name.split_once('/').map_or(&*port.name, |(machine, _)| machine))
+            }
+        }
     }
 
     /// The reference of a rule, for an explanation.

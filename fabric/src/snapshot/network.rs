@@ -157,7 +157,14 @@ pub(crate) struct GatewayInstance {
 /// Tunnels that lead to one prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayPath {
-    pub(crate) tunnels: SmallVec<[usize; 4]>,
+    pub(crate) tunnels: SmallVec<[PathTunnel; 4]>,
+}
+
+/// A tunnel that leads to a prefix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PathTunnel {
+    pub(crate) tunnel: usize,
+    /// Names the prefix and the tunnel's own connection.
     pub(crate) rule: RuleId,
 }
 
