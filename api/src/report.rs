@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vnet_config::model::ProbeProtocol;
-use vnet_fabric::PathReport;
-use vnet_fabric::path::PathVerdict;
+use vnet_fabric::path::{PairReport, PathVerdict};
+use vnet_fabric::trace::Hop;
+use vnet_fabric::{PathReport, Snapshot};
 
 use crate::probe::ProbeComparison;
 use crate::service::{Protocol, Service};
@@ -72,17 +73,31 @@ pub struct MatrixEntry {
     pub asymmetric: bool,
 }
 
-impl From<PathReport> for MatrixEntry {
-    fn from(report: PathReport) -> MatrixEntry {
+impl MatrixReport {
+    /// Every pair of the snapshot's machines.
+    pub fn of(snapshot: &Snapshot, service: Service) -> MatrixReport {
+        let (protocol, port) = service.asked();
+        let pairs = vnet_fabric::matrix(snapshot, protocol, port);
+        MatrixReport {
+            service,
+            value: pairs.into_iter().map(|pair| MatrixEntry::new(snapshot, pair)).collect(),
+        }
+    }
+}
+
+impl MatrixEntry {
+    fn new(snapshot: &Snapshot, pair: PairReport) -> MatrixEntry {
+        let outcome = pair.outcome;
+        let names = |hops: &[Hop]| hops.iter().map(|hop| snapshot.hop_name(*hop).to_owned()).collect();
         MatrixEntry {
-            from: report.from,
-            to: report.to,
-            verdict: report.verdict,
-            reason: report.reason,
-            rule: report.rule.map(|rule| rule.name),
-            via: report.via,
-            via_reverse: report.via_reverse,
-            asymmetric: report.asymmetric,
+            from: pair.from,
+            to: pair.to,
+            verdict: if outcome.reason.is_some() { PathVerdict::Deny } else { PathVerdict::Allow },
+            reason: outcome.reason.map(|reason| reason.name().to_owned()),
+            rule: outcome.rule.and_then(|rule| snapshot.rule(rule)).map(|rule| rule.reference.name.clone()),
+            via: names(&outcome.via),
+            via_reverse: names(&outcome.via_reverse),
+            asymmetric: outcome.asymmetric,
         }
     }
 }

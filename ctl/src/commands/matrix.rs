@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vnet_api::{MatrixEntry, MatrixReport, Service};
+use vnet_api::{MatrixReport, Service};
 use vnet_fabric::path::PathVerdict;
 
 use crate::client::query;
@@ -23,12 +23,7 @@ pub(crate) struct Matrix {
 impl Matrix {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
         let report = match &self.file {
-            Some(file) => {
-                let snapshot = offline::converge(file, context)?;
-                let (protocol, port) = self.service.asked();
-                let value = vnet_fabric::matrix(&snapshot, protocol, port).into_iter().map(MatrixEntry::from);
-                MatrixReport { service: self.service, value: value.collect() }
-            }
+            Some(file) => MatrixReport::of(&offline::converge(file, context)?, self.service),
             None => {
                 let query = query([("service", Some(self.service.to_string()))]);
                 context.client.get(&context.lab_path(&format!("/matrix{query}")).await?).await?

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use vnet_api::{MatrixEntry, MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
+use vnet_api::{MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
 use vnet_fabric::effective::{
     self, EffectiveNsgList, EffectiveRoutes, FlowDirection, FlowQuery, FlowVerdict, NextHopAnswer,
     QuestionError,
@@ -176,14 +176,9 @@ pub(crate) async fn matrix<B: Backend>(
         Ok(snapshot) => snapshot,
         Err(error) => return error.into_response(),
     };
-    let (protocol, port) = query.service.asked();
-    // Two hundred machines are forty thousand decisions: not on a thread that others wait for.
-    let pairs = tokio::task::spawn_blocking(move || vnet_fabric::matrix(&snapshot, protocol, port)).await;
-    match pairs {
-        Ok(pairs) => {
-            let value = pairs.into_iter().map(MatrixEntry::from).collect();
-            Json(MatrixReport { service: query.service, value }).into_response()
-        }
+    // Two hundred machines are forty thousand pairs: not on a thread that others wait for.
+    match tokio::task::spawn_blocking(move || MatrixReport::of(&snapshot, query.service)).await {
+        Ok(report) => Json(report).into_response(),
         Err(_) => ApiError::internal("The matrix could not be made.").into_response(),
     }
 }

@@ -1,6 +1,7 @@
 //! Prediction: the same decisions that a packet gets, from end to end and back, with every step explained.
 
 mod endpoint;
+mod judge;
 mod report;
 mod way;
 
@@ -11,6 +12,7 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
+pub use judge::{PairReport, ends, first_packet, judge, matrix};
 pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
 use crate::decision::SessionOpen;
@@ -49,6 +51,10 @@ pub struct Outcome {
     pub rtt_ns: u64,
     /// The least certain of the rules that it rests on.
     pub certainty: Certainty,
+    /// Where the probe arrived, and with what tuple; the way back may have failed nonetheless.
+    pub arrived: Option<(PortId, FiveTuple)>,
+    /// Whether rules judged the answer anew: on a way that knows no session of its flow.
+    pub answer_judged: bool,
 }
 
 /// What becomes of a probe from one end to the other, and of its answer. Ends are virtual machines, `VM/NIC`, hosts,
@@ -102,6 +108,9 @@ pub fn outcome(
 /// A packet's way and, where it arrived, its answer's, each with what was noted of it.
 struct Exchange<T> {
     ingress: PortId,
+    edge: Option<PortId>,
+    /// Who asked: the source of the probe.
+    asked: IpAddr,
     forward: (Way, T),
     reverse: Option<(Way, T)>,
 }
@@ -118,7 +127,15 @@ fn exchange<T: Trace>(
     // A machine of the lab is reached from the Internet by its public address.
     let destination =
         if Some(ingress) == snapshot.edge { public_of(snapshot, destination) } else { destination };
-    let probe = probe(protocol, source, destination, port);
+    Ok(exchange_of(snapshot, ingress, probe(protocol, source, destination, port), new))
+}
+
+fn exchange_of<T: Trace>(
+    snapshot: &Snapshot,
+    ingress: PortId,
+    probe: PacketMeta,
+    new: impl Fn() -> T,
+) -> Exchange<T> {
     let mut sessions: Vec<SessionOpen> = Vec::new();
     let mut out = new();
     let forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
@@ -128,9 +145,9 @@ fn exchange<T: Trace>(
             let way = follow(snapshot, &mut sessions, at, answer(&probe, tuple), &mut back);
             Some((way, back))
         }
-        WayEnd::Beyond | WayEnd::Dropped(_) => None,
+        WayEnd::Beyond | WayEnd::Outside(_) | WayEnd::Dropped(_) => None,
     };
-    Ok(Exchange { ingress, forward: (forward, out), reverse })
+    Exchange { ingress, edge: snapshot.edge, asked: probe.tuple.source, forward: (forward, out), reverse }
 }
 
 /// ICMP has no port; without one asked for, it is 80.
@@ -143,7 +160,7 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
         let (forward, out) = (&self.forward.0, self.forward.1.as_ref());
         let reverse = self.reverse.as_ref();
         let back = self.back_reason();
-        let arrives = !matches!(forward.end, WayEnd::Dropped(_));
+        let arrives = reason(forward.end).is_none();
         let rule = match reverse {
             Some((way, _)) if arrives && back.is_some() => way.decided_by,
             _ => forward.decided_by,
@@ -152,8 +169,10 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
         let name = |hop: &Hop| snapshot.hop_name(*hop);
         let mirrored = out.hops.iter().map(name).eq(via_reverse.iter().rev().map(name));
         let back_certainty = reverse.map(|(_, back)| back.as_ref().certainty).unwrap_or_default();
-        let source_seen_as =
-            if let WayEnd::Arrived(_, tuple) = forward.end { Some(tuple.source) } else { None };
+        let arrived = match forward.end {
+            WayEnd::Arrived(port, tuple) => Some((port, tuple)),
+            _ => None,
+        };
         Outcome {
             reason: reason(forward.end).or(back),
             arrives,
@@ -161,9 +180,11 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
             via: out.hops.clone(),
             asymmetric: reverse.is_some() && !mirrored,
             via_reverse,
-            source_seen_as,
+            source_seen_as: arrived.map(|(_, tuple)| tuple.source),
             rtt_ns: forward.delay_ns + reverse.map_or(0, |(way, _)| way.delay_ns),
             certainty: less_certain(out.certainty, back_certainty),
+            arrived,
+            answer_judged: reverse.is_some_and(|(way, _)| !way.rules.is_empty()),
         }
     }
 
@@ -171,13 +192,21 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
     fn back_reason(&self) -> Option<Reason> {
         match self.reverse.as_ref()?.0.end {
             WayEnd::Arrived(at, _) if at != self.ingress => Some(Reason::AsymmetricReturn),
+            // Who asked from the Internet is there, whether or not the lab simulates it.
+            WayEnd::Outside(tuple) if Some(self.ingress) == self.edge && tuple.destination == self.asked => {
+                None
+            }
             end => reason(end),
         }
     }
 }
 
 fn reason(end: WayEnd) -> Option<Reason> {
-    if let WayEnd::Dropped(reason) = end { Some(reason) } else { None }
+    match end {
+        WayEnd::Dropped(reason) => Some(reason),
+        WayEnd::Outside(_) => Some(Reason::NoListener),
+        WayEnd::Arrived(..) | WayEnd::Beyond => None,
+    }
 }
 
 /// The appliances of a way and how certain its rules are.
@@ -251,27 +280,6 @@ fn less_certain(one: Certainty, other: Certainty) -> Certainty {
         Certainty::Disputed => 3,
     };
     if rank(other) > rank(one) { other } else { one }
-}
-
-/// Every pair of virtual machines, site hosts and simulated hosts of the Internet, in the order of the file. Pairs without a
-/// common address family are left out.
-pub fn matrix(snapshot: &Snapshot, protocol: ProbeProtocol, port: Option<u16>) -> Vec<PathReport> {
-    let names = snapshot.machines().chain(snapshot.site_hosts()).chain(snapshot.internet_hosts());
-    let ends: Vec<Endpoint> = names.filter_map(|name| Endpoint::resolve(snapshot, name).ok()).collect();
-    let edge = snapshot.internet_edge();
-    let mut reports = Vec::new();
-    for from in &ends {
-        for to in &ends {
-            let outside = from.port == edge && to.port == edge;
-            if from.name != to.name
-                && !outside
-                && let Ok(report) = between(snapshot, from, to, protocol, port)
-            {
-                reports.push(report);
-            }
-        }
-    }
-    reports
 }
 
 fn public_of(snapshot: &Snapshot, address: IpAddr) -> IpAddr {

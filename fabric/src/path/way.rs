@@ -55,6 +55,8 @@ pub(super) enum WayEnd {
     Arrived(PortId, FiveTuple),
     /// Out of the lab's sight: a device that the user runs.
     Beyond,
+    /// At the internet edge, for an address that no simulated host has.
+    Outside(FiveTuple),
     Dropped(Reason),
 }
 
@@ -152,7 +154,7 @@ fn delivered(
                 let text = format!("no simulated host of the Internet has the address {destination}");
                 Step::new(StepKind::Drop, "internet", text, snapshot.rule_ref(rule))
             });
-            Err(WayEnd::Dropped(Reason::NoListener))
+            Err(WayEnd::Outside(packet.tuple))
         }
         _ => arrived,
     }
