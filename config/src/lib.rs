@@ -11,6 +11,7 @@ mod docs;
 mod load;
 pub mod model;
 mod public_ip;
+pub mod regions;
 mod schema;
 pub mod sku;
 mod source;

@@ -240,6 +240,8 @@ impl Builder {
     }
 
     fn place(&mut self, node: Node, weight: Weight) -> Result<(), Refusal> {
+        let outer_key = self.stack.iter().rev().nth(1).and_then(|outer| outer.key.as_ref());
+        let is_in_peerings = outer_key.is_some_and(|key| key.text == "peerings");
         let Some(open) = self.stack.last_mut() else {
             self.root = Some(node);
             return Ok(());
@@ -257,13 +259,16 @@ impl Builder {
                             .iter()
                             .find(|(other, _)| other.text == key.text)
                             .map_or(0, |(other, _)| other.span.line);
-                        let finding = Finding::error(
+                        let mut finding = Finding::error(
                             "duplicate-key",
                             format!(
                                 "'{}' is here for the second time; the first is on line {first}",
                                 key.text
                             ),
                         );
+                        if is_in_peerings {
+                            finding = finding.code("AnotherPeeringAlreadyReferencesRemoteVnet");
+                        }
                         return refuse(
                             key.span,
                             finding

@@ -1,7 +1,5 @@
 //! Firewalls, their policies and IP groups.
 
-use ipnet::IpNet;
-
 use super::{Check, Owners, names::shown};
 use crate::{
     diagnostic::Finding,
@@ -13,8 +11,6 @@ use crate::{
 
 /// Priorities of groups and collections.
 const PRIORITIES: std::ops::RangeInclusive<u32> = 100..=65_000;
-/// Longest prefix of a firewall's subnet.
-const SUBNET_BITS_MAX: u8 = 26;
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
     let topology = check.topology;
@@ -82,27 +78,10 @@ fn one<'a>(
 
 fn subnet(check: &mut Check<'_, '_>, at: &str, network: &str, subnet: &str) {
     let base = format!("virtualNetworks.{network}.subnets.{subnet}");
-    match check.topology.virtual_networks[network].subnets.get(subnet) {
-        None if check.is_dropped(&base) => {}
-        None => {
-            let finding = Finding::error("firewall-subnet-missing", format!("'{network}' has no {subnet}"));
-            check.at(at, finding.help(format!("add {subnet} with a /26 to the subnets of '{network}'")));
-        }
-        Some(found) => {
-            let v4 = found
-                .address_prefixes
-                .iter()
-                .filter_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None });
-            let small: Vec<String> =
-                v4.filter(|net| net.prefix_len() > SUBNET_BITS_MAX).map(ToString::to_string).collect();
-            if let Some(net) = small.first() {
-                let finding = Finding::error(
-                    "firewall-subnet-small",
-                    format!("{subnet} is {net}; a firewall needs a /26 or larger"),
-                );
-                check.at(&format!("{base}.addressPrefixes"), finding.help("make the subnet a /26"));
-            }
-        }
+    let has = check.topology.virtual_networks[network].subnets.contains_key(subnet);
+    if !has && !check.is_dropped(&base) {
+        let finding = Finding::error("firewall-subnet-missing", format!("'{network}' has no {subnet}"));
+        check.at(at, finding.help(format!("add {subnet} with a /26 to the subnets of '{network}'")));
     }
 }
 
@@ -114,6 +93,13 @@ fn parent(check: &mut Check<'_, '_>, name: &str, policy: &FirewallPolicy) {
         return;
     }
     let parent = &topology.firewall_policies[parent_name];
+    if let (Some(own), Some(other)) = (&policy.location, &parent.location)
+        && !own.eq_ignore_ascii_case(other)
+    {
+        let message = format!("'{name}' is in {own}, its parent '{parent_name}' in {other}");
+        let finding = Finding::error("other-region", message).code("InvalidResourceReference");
+        check.at(&at, finding.help("a policy and its parent are in one region"));
+    }
     let mut ancestor = Some(parent_name);
     let mut steps = 0;
     while let Some(current) = ancestor {

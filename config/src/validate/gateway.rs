@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
-use super::{Check, Owners, first_overlap};
+use super::{Check, Limit, Owners, first_overlap};
 use crate::{
     diagnostic::Finding,
     model::{
@@ -29,7 +29,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         bgp(check, &path, gateway);
     }
     let mut ends = Owners::new();
-    let mut count: HashMap<&str, usize> = HashMap::new();
     for (name, connection) in &topology.connections {
         let path = format!("connections.{name}");
         one_connection(check, &path, connection);
@@ -40,8 +39,8 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
             let finding = Finding::error("connection-twice", format!("'{first}' connects the same two ends"));
             check.at_name(&path, finding.help("one connection for each pair of ends and direction"));
         }
-        tunnels(check, &path, connection, &mut count);
     }
+    tunnels(check);
     for (name, local) in &topology.local_network_gateways {
         let address = local.gateway_ip_address;
         let mut devices = topology.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref());
@@ -323,27 +322,19 @@ fn vnet_to_vnet(check: &mut Check<'_, '_>, path: &str, connection: &Connection, 
     }
 }
 
-fn tunnels<'a>(
-    check: &mut Check<'a, '_>,
-    path: &str,
-    connection: &'a Connection,
-    count: &mut HashMap<&'a str, usize>,
-) {
-    let first = connection.virtual_network_gateway1.as_str();
-    let Some(gateway) = check.topology.virtual_network_gateways.get(first) else { return };
-    let Some(figures) = gateway.figures() else { return };
-    let number = count.entry(first).or_default();
-    *number += 1;
-    if *number == figures.tunnels_max + 1 {
-        let message = format!(
-            "'{first}' has more connections than the {} of its SKU {:?}",
-            figures.tunnels_max, gateway.sku
-        );
-        check.at_name(
-            path,
-            Finding::error("too-many-tunnels", message)
-                .help("choose a larger SKU, or a virtual WAN above 100"),
-        );
+/// The connections of each gateway, against what its SKU takes.
+fn tunnels(check: &mut Check<'_, '_>) {
+    let topology = check.topology;
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for connection in topology.connections.values() {
+        *counts.entry(&connection.virtual_network_gateway1).or_default() += 1;
+    }
+    for (name, gateway) in &topology.virtual_network_gateways {
+        let Some(figures) = gateway.figures() else { continue };
+        let limit = Limit::new("too-many-tunnels", figures.tunnels_max, "connections")
+            .help("choose a larger SKU, or a virtual WAN above 100");
+        let count = counts.get(name.as_str()).copied().unwrap_or_default();
+        check.limit(&format!("virtualNetworkGateways.{name}"), name, count, &limit);
     }
 }
 

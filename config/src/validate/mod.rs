@@ -2,15 +2,23 @@
 //!
 //! Each check reports with the path of what it is about; the path finds the place in the text.
 
+mod egress;
+mod encryption;
+mod endpoint;
 mod expect;
 mod firewall;
 mod gateway;
+mod limits;
 mod machine;
 mod names;
 mod network;
 mod peering;
+mod region;
 mod route;
 mod security;
+mod service_tag;
+mod subnet;
+mod subnet_peering;
 
 pub(crate) use names::shown;
 
@@ -43,14 +51,45 @@ pub(crate) struct Check<'a, 'r> {
 pub(crate) fn validate(topology: &Topology, positions: &Positions, reporter: &mut Reporter<'_>) {
     let mut check = Check { topology, positions, reporter };
     names::check(&mut check);
+    region::check(&mut check);
     network::check(&mut check);
+    subnet::check(&mut check);
+    encryption::check(&mut check);
     peering::check(&mut check);
+    subnet_peering::check(&mut check);
     machine::check(&mut check);
+    egress::check(&mut check);
     security::check(&mut check);
+    service_tag::check(&mut check);
     route::check(&mut check);
     firewall::check(&mut check);
     gateway::check(&mut check);
     expect::check(&mut check);
+    limits::check(&mut check);
+}
+
+/// How many of something Azure takes.
+pub(crate) struct Limit {
+    rule: &'static str,
+    max: usize,
+    /// Of what, in the plural.
+    what: &'static str,
+    code: Option<&'static str>,
+    help: &'static str,
+}
+
+impl Limit {
+    pub(crate) const fn new(rule: &'static str, max: usize, what: &'static str) -> Self {
+        Self { rule, max, what, code: None, help: "remove some" }
+    }
+
+    pub(crate) const fn code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    pub(crate) const fn help(self, help: &'static str) -> Self {
+        Self { help, ..self }
+    }
 }
 
 impl Check<'_, '_> {
@@ -68,6 +107,24 @@ impl Check<'_, '_> {
         // Where a part could not be read, what follows from its absence would mislead.
         if !self.positions.is_touched(path) {
             self.reporter.report(span, path, finding);
+        }
+    }
+
+    /// Reports at the name that `path` ends with where `owner` has more than a limit allows, or nearly as many.
+    pub(crate) fn limit(&mut self, path: &str, owner: &str, count: usize, limit: &Limit) {
+        let Limit { rule, max, what, code, help } = limit;
+        if count > *max {
+            let message = format!("{} has {count} {what}; Azure takes {max} at most", quoted(owner));
+            let mut finding = Finding::error(rule, message).help(*help);
+            finding.code = *code;
+            self.at_name(path, finding);
+        } else if count * 10 >= max * 9 {
+            let message = format!(
+                "{} has {count} {what} of the {max} that Azure takes ({} %)",
+                quoted(owner),
+                count * 100 / max
+            );
+            self.at_name(path, Finding::warning("limit-near", message).help(*help));
         }
     }
 
@@ -110,6 +167,11 @@ impl Check<'_, '_> {
     pub(crate) fn region<'t>(&'t self, location: Option<&'t str>) -> &'t str {
         location.unwrap_or(&self.topology.location)
     }
+}
+
+/// A name in quotes; a description as it is.
+fn quoted(owner: &str) -> String {
+    if owner.contains(' ') { owner.to_owned() } else { format!("'{owner}'") }
 }
 
 /// Whether two prefixes have an address in common.

@@ -1,6 +1,9 @@
 //! Address spaces and subnets of virtual networks.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -33,6 +36,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         address_space(check, name, network);
         subnets(check, name, network);
     }
+    tenants(check);
 }
 
 fn address_space(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
@@ -68,25 +72,16 @@ fn subnets(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
             let path = format!("{base}.networkSecurityGroup");
             let groups = &topology.network_security_groups;
             if check.refers(&path, "networkSecurityGroups", groups, group, "network security group") {
-                same_region(
-                    check,
-                    &path,
-                    network,
-                    groups[group].location.as_deref(),
-                    "network security group",
-                );
+                let place = (groups[group].location.as_deref(), groups[group].subscription.as_deref());
+                same_place(check, &path, network, place, "network security group");
             }
         }
         if let Some(table) = &subnet.route_table {
             let path = format!("{base}.routeTable");
-            if check.refers(&path, "routeTables", &topology.route_tables, table, "route table") {
-                same_region(
-                    check,
-                    &path,
-                    network,
-                    topology.route_tables[table].location.as_deref(),
-                    "route table",
-                );
+            let tables = &topology.route_tables;
+            if check.refers(&path, "routeTables", tables, table, "route table") {
+                let place = (tables[table].location.as_deref(), tables[table].subscription.as_deref());
+                same_place(check, &path, network, place, "route table");
             }
         }
     }
@@ -146,24 +141,50 @@ fn families(check: &mut Check<'_, '_>, base: &str, subnet: &Subnet) {
     }
 }
 
-fn same_region(
+/// What is attached to a subnet or a NIC is in the network's region and subscription, where it names them.
+pub(crate) fn same_place(
     check: &mut Check<'_, '_>,
     path: &str,
     network: &VirtualNetwork,
-    location: Option<&str>,
+    (location, subscription): (Option<&str>, Option<&str>),
     kind: &str,
 ) {
-    let Some(location) = location else { return };
     let region = check.region(network.location.as_deref()).to_owned();
-    if region != location {
-        let finding = Finding::error(
-            "other-region",
-            format!("the {kind} is in {location}, the virtual network in {region}"),
+    if let Some(location) = location.filter(|location| !location.eq_ignore_ascii_case(&region)) {
+        let message = format!("the {kind} is in {location}, the virtual network in {region}");
+        let finding = Finding::error("other-region", message).code("InvalidResourceReference");
+        check.at(
+            path,
+            finding.help(format!(
+                "use a {kind} in {region}; one without a location is in each region that uses it"
+            )),
         );
-        let help = format!(
-            "remove the {kind}'s location: without one it stands for a copy in each region that uses it"
-        );
-        check.at(path, finding.code("InvalidResourceReference").help(help));
+    }
+    if let Some(subscription) = subscription
+        && network.subscription.as_deref() != Some(subscription)
+    {
+        let own = network.subscription.as_deref().unwrap_or("another one");
+        let message =
+            format!("the {kind} is in the subscription {subscription}, the virtual network in {own}");
+        let finding = Finding::error("other-subscription", message).code("InvalidResourceReference");
+        check.at(path, finding.help(format!("remove the {kind}'s subscription, or use another {kind}")));
+    }
+}
+
+/// A subscription belongs to one tenant.
+fn tenants(check: &mut Check<'_, '_>) {
+    let mut first: HashMap<&str, (&str, &str)> = HashMap::new();
+    for (name, network) in &check.topology.virtual_networks {
+        let (Some(subscription), Some(tenant)) = (&network.subscription, &network.tenant) else { continue };
+        let (home, by) = *first.entry(subscription).or_insert((tenant, name));
+        if home != tenant {
+            let message = format!(
+                "the subscription {subscription} is in the tenant {home} since '{by}', not in {tenant}"
+            );
+            let finding = Finding::error("subscription-in-two-tenants", message);
+            let path = format!("virtualNetworks.{name}.tenant");
+            check.at(&path, finding.help("a subscription belongs to one tenant"));
+        }
     }
 }
 

@@ -1,13 +1,18 @@
 //! Peerings: what Azure checks when they are made.
 
-use super::{Check, first_overlap, overlaps};
+use ipnet::IpNet;
+
+use super::{Check, Limit, first_overlap, overlaps};
 use crate::{
     diagnostic::{Finding, nearest},
     model::{GatewaySku, GatewayType, Peering, Topology, VirtualNetwork},
 };
 
-/// Most peerings of one virtual network.
-const PEERINGS_MAX: usize = 500;
+const PEERINGS: Limit = Limit::new("too-many-peerings", 500, "peerings").help(
+    "use another hub for some of them; a network manager may make 1,000, but 500 in a network with an ExpressRoute gateway",
+);
+/// The cloud of a network that names none.
+const PUBLIC_CLOUD: &str = "AzureCloud";
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
     let topology = check.topology;
@@ -27,17 +32,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         }
         remote_gateways(check, name, network);
         peers_overlap(check, name, network);
-        if network.peerings.len() > PEERINGS_MAX {
-            let count = network.peerings.len();
-            let finding = Finding::error(
-                "too-many-peerings",
-                format!("'{name}' has {count} peerings; {PEERINGS_MAX} are allowed"),
-            );
-            check.at_name(
-                &format!("virtualNetworks.{name}.peerings"),
-                finding.help("use another hub for some of them"),
-            );
-        }
+        check.limit(&format!("virtualNetworks.{name}.peerings"), name, network.peerings.len(), &PEERINGS);
     }
 }
 
@@ -64,8 +59,10 @@ fn pair(
     let remote_half = remote.peerings.get(name);
     let earlier = check.topology.virtual_networks.get_index_of(remote_name)
         < check.topology.virtual_networks.get_index_of(name);
+    let of_family = |net: &&IpNet| !peering.enable_only_ipv6_peering || net.addr().is_ipv6();
+    let own_ranges: Vec<IpNet> = network.address_space.iter().filter(of_family).copied().collect();
     if peering.peer_complete_vnets
-        && let Some((own, other)) = first_overlap(&network.address_space, &remote.address_space)
+        && let Some((own, other)) = first_overlap(&own_ranges, &remote.address_space)
         // Both halves have the same overlap: it is told once, at the later one.
         && (earlier || remote_half.is_none())
     {
@@ -74,7 +71,7 @@ fn pair(
         let finding = Finding::error("peered-ranges-overlap", message).code("VnetAddressSpacesOverlap");
         check.at_name(path, finding.help("give one of the two networks another range"));
     }
-    let cloud = |network: &VirtualNetwork| network.cloud.clone().unwrap_or_else(|| "AzureCloud".to_owned());
+    let cloud = |network: &'_ VirtualNetwork| network.cloud.as_deref().unwrap_or(PUBLIC_CLOUD).to_lowercase();
     if cloud(network) != cloud(remote) {
         let finding = Finding::error(
             "peering-across-clouds",
@@ -161,10 +158,10 @@ fn remote_gateways(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwo
 
 fn peers_overlap(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
     let topology = check.topology;
-    let peers = network.peerings.iter().enumerate().filter(|(_, (_, peering))| peering.peer_complete_vnets);
-    let ranges = peers.filter_map(|(index, (remote, _))| {
+    let ranges = network.peerings.iter().enumerate().filter_map(|(index, (remote, peering))| {
         let remote_network = topology.virtual_networks.get(remote).filter(|_| remote != name)?;
-        Some(remote_network.address_space.iter().map(move |net| (*net, (index, remote))))
+        let reached = super::subnet_peering::reached(remote_network, peering);
+        Some(reached.into_iter().map(move |net| (net, (index, remote))))
     });
     for ((outer, a), (inner, b)) in overlaps(ranges.flatten()) {
         if a.1 == b.1 {

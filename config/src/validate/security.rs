@@ -1,45 +1,98 @@
-//! Network security groups.
+//! Network security groups and application security groups.
 
-use super::{Check, Owners};
+use std::collections::{HashMap, HashSet};
+
+use super::{Check, Limit, Owners};
 use crate::{
-    diagnostic::{Finding, nearest},
-    model::{AddressSpec, NetworkSecurityGroup, SERVICE_TAGS, SecurityRule},
+    diagnostic::Finding,
+    model::{AddressSpec, NetworkSecurityGroup, SecurityRule},
 };
 
-/// Most rules of one group.
-const RULES_MAX: usize = 1_000;
+const RULES: Limit =
+    Limit::new("too-many-rules", 1_000, "rules").help("merge rules: each takes lists of prefixes and ports");
+const PREFIXES: Limit = Limit::new("too-many-prefixes", 4_000, "prefixes on one side of its rules")
+    .help("summarise prefixes, or use application security groups");
+const GROUPS_PER_SIDE: Limit = Limit::new("too-many-groups", 10, "application security groups on one side")
+    .code("NumberOfApplicationSecurityGroupsReferencedInSecurityRuleLimitReached")
+    .help("use several rules");
+const GROUPS_PER_NSG: Limit =
+    Limit::new("too-many-groups-in-nsg", 100, "application security groups in its rules")
+        .help("use another network security group for some rules");
+const GROUPS_PER_NIC: Limit = Limit::new("too-many-groups-of-nic", 20, "application security groups")
+    .help("a NIC belongs to 20 groups at most");
+const NICS_PER_GROUP: Limit = Limit::new("too-many-members", 4_000, "NICs")
+    .help("use a second application security group for some of them");
 /// Priorities that users may give.
 const PRIORITIES: std::ops::RangeInclusive<u16> = 100..=4_096;
-/// Most application security groups on one side of a rule.
-const GROUPS_PER_SIDE_MAX: usize = 10;
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
+    let members = members(check);
     let topology = check.topology;
     for (name, group) in &topology.network_security_groups {
-        rules(check, name, group);
-    }
-    for (name, network) in &topology.virtual_networks {
-        for (subnet_name, subnet) in &network.subnets {
-            let is_closed = matches!(
-                subnet_name.as_str(),
-                "GatewaySubnet"
-                    | "AzureFirewallSubnet"
-                    | "AzureFirewallManagementSubnet"
-                    | "RouteServerSubnet"
-            );
-            if is_closed && subnet.network_security_group.is_some() {
-                let path = format!("virtualNetworks.{name}.subnets.{subnet_name}.networkSecurityGroup");
-                let finding = Finding::error(
-                    "nsg-on-appliance-subnet",
-                    format!("{subnet_name} cannot have a network security group"),
-                );
-                check.at(&path, finding.help("remove it; guard the subnets of the machines instead"));
-            }
-        }
+        rules(check, name, group, &members);
+        counts(check, name, group);
     }
 }
 
-fn rules(check: &mut Check<'_, '_>, name: &str, group: &NetworkSecurityGroup) {
+/// The network of each application security group: that of its first member. Checks members and counts them.
+fn members<'t>(check: &mut Check<'t, '_>) -> HashMap<&'t str, &'t str> {
+    let topology = check.topology;
+    let known = &topology.application_security_groups;
+    let mut first: HashMap<&str, (&str, &str)> = HashMap::new();
+    let mut count: HashMap<&str, usize> = HashMap::new();
+    for (machine, value) in &topology.virtual_machines {
+        for (index, nic) in value.network_interfaces.iter().enumerate() {
+            let base =
+                format!("virtualMachines.{machine}.networkInterfaces[{index}].applicationSecurityGroups");
+            check.limit(&base, machine, nic.application_security_groups.len(), &GROUPS_PER_NIC);
+            let network = nic.subnet.virtual_network.as_str();
+            let mut own = HashSet::new();
+            for (position, group) in nic.application_security_groups.iter().enumerate() {
+                let at = format!("{base}[{position}]");
+                if !check.refers(&at, "applicationSecurityGroups", known, group, "application security group")
+                    || !own.insert(group)
+                {
+                    continue;
+                }
+                *count.entry(group).or_default() += 1;
+                let (home, by) = *first.entry(group).or_insert((network, machine));
+                if home != network {
+                    let message = format!(
+                        "the members of '{group}' are in '{home}' since the virtual machine '{by}'; this NIC is in '{network}'"
+                    );
+                    let finding = Finding::error("group-in-two-networks", message);
+                    let help = "use one application security group for each virtual network";
+                    check.at(&at, finding.help(help));
+                }
+            }
+        }
+    }
+    for group in known.keys() {
+        let members = count.get(group.as_str()).copied().unwrap_or_default();
+        check.limit(&format!("applicationSecurityGroups.{group}"), group, members, &NICS_PER_GROUP);
+    }
+    first.into_iter().map(|(group, (network, _))| (group, network)).collect()
+}
+
+fn counts(check: &mut Check<'_, '_>, name: &str, group: &NetworkSecurityGroup) {
+    let path = format!("networkSecurityGroups.{name}.securityRules");
+    let rules = &group.security_rules;
+    check.limit(&path, name, rules.len(), &RULES);
+    let sources: usize = rules.iter().map(|rule| rule.source_address_prefixes.len()).sum();
+    let destinations: usize = rules.iter().map(|rule| rule.destination_address_prefixes.len()).sum();
+    check.limit(&path, name, sources.max(destinations), &PREFIXES);
+    let groups: HashSet<&String> = rules
+        .iter()
+        .flat_map(|rule| {
+            rule.source_application_security_groups
+                .iter()
+                .chain(&rule.destination_application_security_groups)
+        })
+        .collect();
+    check.limit(&path, name, groups.len(), &GROUPS_PER_NSG);
+}
+
+fn rules(check: &mut Check<'_, '_>, name: &str, group: &NetworkSecurityGroup, members: &HashMap<&str, &str>) {
     let mut names = Owners::new();
     let mut priorities = Owners::new();
     for (index, rule) in group.security_rules.iter().enumerate() {
@@ -67,14 +120,8 @@ fn rules(check: &mut Check<'_, '_>, name: &str, group: &NetworkSecurityGroup) {
         side(check, &path, "source", source, &rule.source_application_security_groups);
         let destination = &rule.destination_address_prefixes;
         side(check, &path, "destination", destination, &rule.destination_application_security_groups);
+        one_network(check, &path, rule, members);
         ports(check, &path, rule);
-    }
-    if group.security_rules.len() > RULES_MAX {
-        let finding = Finding::error("too-many-rules", format!("'{name}' has more than {RULES_MAX} rules"));
-        check.at_name(
-            &format!("networkSecurityGroups.{name}.securityRules"),
-            finding.help("merge rules: each takes lists of prefixes and ports"),
-        );
     }
 }
 
@@ -94,7 +141,9 @@ fn side(check: &mut Check<'_, '_>, path: &str, side: &str, prefixes: &[AddressSp
     for (index, spec) in prefixes.iter().enumerate() {
         let at = format!("{prefixes_path}[{index}]");
         match spec {
-            AddressSpec::Tag(tag) => service_tag(check, &at, tag),
+            AddressSpec::Tag(tag) => {
+                super::service_tag::tag(check, &at, tag, Some("SecurityRuleInvalidAddressPrefix"));
+            }
             AddressSpec::Range(..) => {
                 let finding = Finding::error(
                     "range-in-nsg",
@@ -107,39 +156,43 @@ fn side(check: &mut Check<'_, '_>, path: &str, side: &str, prefixes: &[AddressSp
             }
             AddressSpec::Any | AddressSpec::Prefix(_) => {}
         }
+        if prefixes.len() > 1 && matches!(spec, AddressSpec::Tag(_) | AddressSpec::Any) {
+            let finding =
+                Finding::error("tag-in-list", format!("'{spec}' cannot stand in a list with others"));
+            let help = format!("write a rule of its own with {side}AddressPrefix: '{spec}'");
+            check.at(&at, finding.code("SecurityRuleParameterContainsUnsupportedValue").help(help));
+        }
     }
     let known = &check.topology.application_security_groups;
+    let groups_path = format!("{path}.{side}ApplicationSecurityGroups");
     for (index, group) in groups.iter().enumerate() {
-        let capital = if side == "source" { "source" } else { "destination" };
-        let at = format!("{path}.{capital}ApplicationSecurityGroups[{index}]");
+        let at = format!("{groups_path}[{index}]");
         check.refers(&at, "applicationSecurityGroups", known, group, "application security group");
     }
-    if groups.len() > GROUPS_PER_SIDE_MAX {
-        let finding = Finding::error(
-            "too-many-groups",
-            format!("a rule takes {GROUPS_PER_SIDE_MAX} application security groups as {side}"),
-        );
-        check.at(&format!("{path}.{side}ApplicationSecurityGroups"), finding.help("use several rules"));
-    }
+    check.limit(&groups_path, "the rule", groups.len(), &GROUPS_PER_SIDE);
 }
 
-/// Other tags stand for lists of public prefixes, which the topology gives.
-fn service_tag(check: &mut Check<'_, '_>, at: &str, tag: &str) {
-    if SERVICE_TAGS.contains(&tag) || check.topology.service_tag_prefixes(tag).is_some() {
-        return;
+/// All application security groups of a rule have their members in one network.
+fn one_network(check: &mut Check<'_, '_>, path: &str, rule: &SecurityRule, members: &HashMap<&str, &str>) {
+    let sides = [
+        ("source", &rule.source_application_security_groups),
+        ("destination", &rule.destination_application_security_groups),
+    ];
+    let mut first: Option<(&str, &str)> = None;
+    for (side, groups) in sides {
+        for (index, group) in groups.iter().enumerate() {
+            let Some(network) = members.get(group.as_str()) else { continue };
+            let (home, by) = *first.get_or_insert((network, group));
+            if home != *network {
+                let message =
+                    format!("the members of '{group}' are in '{network}', those of '{by}' in '{home}'");
+                let finding = Finding::error("rule-in-two-networks", message)
+                    .code("AllApplicationSecurityGroupsInSecurityRuleMustBeFromSameVnet");
+                let at = format!("{path}.{side}ApplicationSecurityGroups[{index}]");
+                check.at(&at, finding.help("name one of the two sides by prefixes"));
+            }
+        }
     }
-    let finding = Finding::warning(
-        "service-tag-empty",
-        format!("the service tag '{tag}' has no prefixes here and matches nothing"),
-    );
-    let known = SERVICE_TAGS.iter().copied().chain(check.topology.service_tags.tags().map(|(name, _)| name));
-    let help = match nearest(tag, known) {
-        Some(known) => format!("did you mean '{known}'?"),
-        None => format!(
-            "add serviceTags: {{{tag}: [PREFIX, ...]}}, or {{file: PATH}} with Microsoft's published list"
-        ),
-    };
-    check.at(at, finding.help(help));
 }
 
 fn ports(check: &mut Check<'_, '_>, path: &str, rule: &SecurityRule) {
