@@ -219,14 +219,19 @@ impl Subject for Fabric {
 
     fn routes(&self, subnet: &str) -> Option<Vec<Line>> {
         let table = effective_routes(&self.snapshot, subnet).expect("the subnet exists");
-        let line = |row: EffectiveRoute| Line {
-            source: row.source,
-            state: row.state,
-            prefix: row.address_prefix.join(","),
-            kind: row.next_hop_type,
-            addresses: row.next_hop_ip_address,
+        // A row for a service holds all its prefixes.
+        let lines = |row: EffectiveRoute| {
+            let EffectiveRoute { source, state, address_prefix, next_hop_type, next_hop_ip_address, .. } =
+                row;
+            address_prefix.into_iter().map(move |prefix| Line {
+                source: source.clone(),
+                state: state.clone(),
+                prefix,
+                kind: next_hop_type.clone(),
+                addresses: next_hop_ip_address.clone(),
+            })
         };
-        Some(table.value.into_iter().map(line).collect())
+        Some(table.value.into_iter().flat_map(lines).collect())
     }
 
     fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Option<Line>> {
@@ -294,7 +299,7 @@ impl Subject for Fabric {
             if let Some((local, remote)) = request.delete.as_ref().map(half) {
                 now = patched(&now, &json!({"virtualNetworks": {local: {"peerings": {remote: null}}}}));
             }
-            if request.fails.is_some() {
+            if request.fails.is_some() || request.resize.is_some() {
                 // An apply reaches the file by deleting and creating both halves; Azure's own refusal of the
                 // single request belongs to `apply --as-azure`.
                 break;

@@ -150,20 +150,38 @@ pub struct Capacity {
     pub last: Option<IpAddr>,
 }
 
-/// A request about one half of a peering, and the state after it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// A request about one half of a peering or a network's ranges, and the state after it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Request {
     /// `LOCAL REMOTE`: the half is made.
     pub create: Option<String>,
     /// `LOCAL REMOTE`: the half is deleted.
     pub delete: Option<String>,
+    /// The network's ranges become these.
+    pub resize: Option<Resize>,
+    /// `LOCAL REMOTE`: the half is synchronised.
+    pub sync: Option<String>,
     /// The code with which Azure refuses it.
     pub fails: Option<String>,
     /// State of each half that exists, by `LOCAL REMOTE`.
     pub states: BTreeMap<String, String>,
+    /// Sync level of halves, by `LOCAL REMOTE`.
+    pub levels: BTreeMap<String, String>,
+    /// Ranges of the second network to which the first has routes, by `LOCAL REMOTE`.
+    pub routed: BTreeMap<String, Vec<IpNet>>,
     /// A machine of the first network reaches one of the second.
-    pub reaches: bool,
+    pub reaches: Option<bool>,
+}
+
+/// New ranges of a network.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resize {
+    /// The network.
+    pub network: String,
+    /// All its ranges.
+    pub ranges: Vec<IpNet>,
 }
 
 /// A session, and what becomes of it when rules change.

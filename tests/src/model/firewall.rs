@@ -127,8 +127,13 @@ fn holds(text: &str, address: IpAddr) -> bool {
     }
 }
 
-/// Private destinations keep the client's address; any other sees the firewall's.
-pub fn translates(destination: IpAddr) -> bool {
+/// Private destinations keep the client's address; any other sees the firewall's. The policy may name others.
+pub fn translates(lab: &Lab, firewall: &str, destination: IpAddr) -> bool {
     const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
-    !PRIVATE.iter().any(|prefix| holds(prefix, destination))
+    let policy = lab.azure_firewalls[firewall].firewall_policy.as_deref();
+    let said = policy.and_then(|policy| lab.firewall_policies[policy].snat.as_ref());
+    match said.map(|snat| &snat.private_ranges).filter(|ranges| !ranges.is_empty()) {
+        Some(ranges) => !ranges.iter().any(|range| range.contains(&destination)),
+        None => !PRIVATE.iter().any(|prefix| holds(prefix, destination)),
+    }
 }

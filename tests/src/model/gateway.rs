@@ -29,6 +29,15 @@ pub fn effective<'a>(lab: &'a Lab, vnet: &'a str) -> Option<(&'a str, &'a str)> 
     None
 }
 
+/// The gateway to which a user's route to `VirtualNetworkGateway` leads: the effective one, where it is a VPN
+/// gateway. An ExpressRoute gateway beside it comes first, and is none that routes can name.
+pub fn for_routes<'a>(lab: &'a Lab, vnet: &'a str) -> Option<(&'a str, &'a str)> {
+    let (gateway, at) = effective(lab, vnet)?;
+    let mut all = lab.virtual_network_gateways.values();
+    let express = all.any(|gateway| gateway.virtual_network == at && gateway.gateway_type == "ExpressRoute");
+    (!express).then_some((gateway, at))
+}
+
 /// Networks that use the gateway of `hub` by transit.
 pub fn users<'a>(lab: &'a Lab, hub: &'a str) -> impl Iterator<Item = &'a str> {
     peering::peers(lab, hub).filter(move |spoke| effective(lab, spoke).is_some_and(|(_, at)| at == hub))
@@ -151,7 +160,7 @@ pub fn routed_by_site(lab: &Lab, site: &str, connection: &Connection) -> Vec<IpN
     let hub = &lab.virtual_network_gateways[connection.virtual_network_gateway1.as_str()].virtual_network;
     let mut prefixes = lab.vnet(hub).address_space.list().to_vec();
     for user in users(lab, hub) {
-        prefixes.extend(lab.vnet(user).address_space.list());
+        prefixes.extend(peering::routed(lab, hub, user));
     }
     prefixes
 }

@@ -4,12 +4,17 @@
 //! Connected, dynamic addresses are the lowest free ones in the file's order, tunnels are up where both
 //! sides agree, and there is no BGP.
 
+pub mod egress;
 pub mod firewall;
 pub mod gateway;
+pub mod guard;
 pub mod lab;
+pub mod machine;
+pub mod network;
 pub mod nsg;
 pub mod peering;
 pub mod routes;
+pub mod site;
 pub mod subject;
 pub mod walk;
 

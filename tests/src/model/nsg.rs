@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use vnet_dataplane::Protocol;
 
-use super::lab::{Lab, Many, SecurityRule};
+use super::lab::{Lab, Many, Nic, SecurityRule};
 use super::walk::Packet;
-use super::{gateway, peering};
+use super::{gateway, peering, routes};
 
 /// Which way a packet passes a NIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,18 @@ pub struct Place<'a> {
     pub vnet: &'a str,
     /// The subnet.
     pub subnet: &'a str,
+}
+
+/// The groups that judge at a NIC, in order.
+pub fn order<'a>(lab: &'a Lab, nic: &'a Nic, direction: Direction) -> impl Iterator<Item = &'a str> {
+    let (vnet, subnet) = nic.place();
+    let of_subnet = lab.vnet(vnet).subnets[subnet].nsg.as_deref();
+    let of_nic = nic.nsg.as_deref();
+    let order = match direction {
+        Direction::Inbound => [of_subnet, of_nic],
+        Direction::Outbound => [of_nic, of_subnet],
+    };
+    order.into_iter().flatten()
 }
 
 const PLATFORM: &str = "168.63.129.16";
@@ -127,7 +139,7 @@ fn side_matches(lab: &Lab, place: Place<'_>, sides: [&Many; 2], groups: &[String
         "AzureLoadBalancer" => address == platform(),
         // 0.0.0.0/0 stands for any address, of either family.
         "0.0.0.0/0" => true,
-        other => holds(other, address),
+        other => holds(other, address) || tagged(lab, other, address),
     });
     by_text || labelled(lab, groups, address)
 }
@@ -135,6 +147,11 @@ fn side_matches(lab: &Lab, place: Place<'_>, sides: [&Many; 2], groups: &[String
 fn labelled(lab: &Lab, groups: &[String], address: IpAddr) -> bool {
     let mut nics = lab.virtual_machines.values().flat_map(|vm| &vm.nics);
     nics.any(|nic| nic.addresses.contains(&address) && nic.groups.iter().any(|group| groups.contains(group)))
+}
+
+/// A tag whose prefixes the file gives.
+fn tagged(lab: &Lab, tag: &str, address: IpAddr) -> bool {
+    lab.tag(tag).is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&address)))
 }
 
 /// A prefix or a single address holds the address; a tag that the model doesn't know holds nothing.
@@ -173,8 +190,10 @@ pub fn virtual_network(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
     if known(lab, place, address) || address == platform() {
         return true;
     }
-    let table = lab.table(place.vnet, place.subnet);
-    table.is_some_and(|table| table.routes.iter().any(|route| route.address_prefix.contains(&address)))
+    let skips_default = lab.semantics.virtual_network_tag_default_route.as_deref() == Some("exclude");
+    let routes = lab.table(place.vnet, place.subnet).into_iter().flat_map(|table| &table.routes);
+    let mut prefixes = routes.flat_map(|route| routes::destinations(lab, &route.address_prefix));
+    prefixes.any(|prefix| prefix.contains(&address) && !(skips_default && prefix.prefix_len() == 0))
 }
 
 fn known(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
@@ -188,7 +207,8 @@ fn near(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
     }
     for remote in peering::peers(lab, place.vnet) {
         let allowed = lab.vnet(place.vnet).peerings[remote].allow_virtual_network_access;
-        if allowed && lab.vnet(remote).address_space.hold(address) {
+        let offered = peering::routed(lab, place.vnet, remote);
+        if allowed && offered.iter().any(|prefix| prefix.contains(&address)) {
             return true;
         }
     }

@@ -47,6 +47,12 @@ pub enum Hop {
     Gateway,
     /// Whoever holds the address.
     Appliance(IpAddr),
+    /// Whoever holds one of the addresses; a hash of the flow chooses.
+    Appliances(Vec<IpAddr>),
+    /// A service of Azure's, by the sender's private address.
+    ServiceEndpoint,
+    /// A private endpoint in a network.
+    InterfaceEndpoint(String),
 }
 
 impl Hop {
@@ -60,6 +66,9 @@ impl Hop {
             Hop::GlobalPeering(_) => "VNetGlobalPeering",
             Hop::Gateway => "VirtualNetworkGateway",
             Hop::Appliance(_) => "VirtualAppliance",
+            Hop::Appliances(_) => "VirtualApplianceEcmp",
+            Hop::ServiceEndpoint => "VirtualNetworkServiceEndpoint",
+            Hop::InterfaceEndpoint(_) => "InterfaceEndpoint",
         }
     }
 
@@ -98,11 +107,13 @@ fn is_default(prefix: &IpNet) -> bool {
 pub fn effective(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     let users = user_rows(lab, vnet, subnet);
     let gateways = gateway_rows(lab, vnet, subnet);
-    let networks = network_rows(lab, vnet);
+    let networks = network_rows(lab, vnet, subnet);
+    let services = service_rows(lab, vnet, subnet);
     let overridden = |prefix: &IpNet| users.iter().any(|user| user.prefix == *prefix);
+    let served = |prefix: &IpNet| services.iter().any(|service| service.prefix == *prefix);
 
     let mut rows = Vec::new();
-    for mut row in networks.iter().cloned() {
+    for mut row in networks.iter().cloned().chain(private_rows(lab, vnet)) {
         row.active = !overridden(&row.prefix);
         rows.push(row);
     }
@@ -134,10 +145,14 @@ pub fn effective(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
         if networks.iter().any(beaten) {
             continue;
         }
-        row.active = !overridden(&row.prefix);
+        row.active = !overridden(&row.prefix) && !served(&row.prefix);
         rows.push(row);
     }
-    rows.extend(users);
+    rows.extend(users.iter().cloned().map(|mut row| {
+        row.active &= !served(&row.prefix);
+        row
+    }));
+    rows.extend(services.iter().cloned());
     rows
 }
 
@@ -145,16 +160,53 @@ fn row(source: Source, prefix: IpNet, hop: Hop) -> Row {
     Row { source, active: true, prefix, hop, name: None }
 }
 
-/// Own ranges and those of working peerings.
-fn network_rows(lab: &Lab, vnet: &str) -> Vec<Row> {
+/// Own ranges and what working peerings offer.
+fn network_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     let own = lab.vnet(vnet).address_space.list().iter();
     let mut rows: Vec<Row> = own.map(|prefix| row(Source::Default, *prefix, Hop::VnetLocal)).collect();
+    let table = lab.table(vnet, subnet);
+    if table.is_some_and(|table| table.disable_peering_route.as_deref() == Some("All")) {
+        return rows;
+    }
     for remote in peering::peers(lab, vnet) {
         let global = lab.region(vnet) != lab.region(remote);
-        for prefix in lab.vnet(remote).address_space.list() {
+        for prefix in peering::routed(lab, vnet, remote) {
             let remote = remote.to_owned();
             let hop = if global { Hop::GlobalPeering(remote) } else { Hop::Peering(remote) };
-            rows.push(row(Source::Default, *prefix, hop));
+            rows.push(row(Source::Default, prefix, hop));
+        }
+    }
+    rows
+}
+
+/// A host route for each private endpoint of the network and of those with which it has a working peering.
+fn private_rows(lab: &Lab, vnet: &str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for machine in lab.virtual_machines.values().filter(|machine| machine.is_private_endpoint) {
+        for nic in &machine.nics {
+            let at = nic.place().0;
+            for address in nic.addresses.iter().copied() {
+                let in_reach = at == vnet
+                    || peering::routed(lab, vnet, at).iter().any(|prefix| prefix.contains(&address));
+                if in_reach {
+                    let hop = Hop::InterfaceEndpoint(at.to_owned());
+                    rows.push(row(Source::Default, IpNet::from(address), hop));
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// The prefixes of the services for which the subnet has endpoints.
+fn service_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    let Some(subnet) = lab.vnet(vnet).subnets.get(subnet) else { return rows };
+    for tag in subnet.service_endpoints.iter().flat_map(|endpoint| endpoint.tags()) {
+        for prefix in lab.tag(&tag).into_iter().flatten() {
+            if !rows.iter().any(|row| row.prefix == *prefix) {
+                rows.push(row(Source::Default, *prefix, Hop::ServiceEndpoint));
+            }
         }
     }
     rows
@@ -185,13 +237,37 @@ fn gateway_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     learned.into_iter().map(|prefix| row(Source::Gateway, prefix, Hop::Gateway)).collect()
 }
 
+/// How specific a route's destination is written; among equal prefixes the smaller rank is in force.
+fn rank(destination: &str) -> u8 {
+    let is_cloud = |text: &str| text.eq_ignore_ascii_case("AzureCloud");
+    match destination.split_once('.') {
+        _ if destination.parse::<IpNet>().is_ok() => 0,
+        Some((service, _)) if is_cloud(service) => 3,
+        Some(_) => 1,
+        None if is_cloud(destination) => 4,
+        None => 2,
+    }
+}
+
+/// The prefixes that a route's destination stands for: itself, or those of a service tag.
+pub fn destinations(lab: &Lab, destination: &str) -> Vec<IpNet> {
+    match destination.parse() {
+        Ok(prefix) => vec![prefix],
+        Err(_) => lab.tag(destination).unwrap_or_default().to_vec(),
+    }
+}
+
 fn user_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     let Some(table) = lab.table(vnet, subnet) else { return Vec::new() };
-    let mut rows = Vec::new();
+    let mut ranked: Vec<(u8, Row)> = Vec::new();
     for route in &table.routes {
         let hop = match route.next_hop_type.as_str() {
             "VirtualAppliance" => {
                 Hop::Appliance(route.next_hop_ip_address.expect("validation asks for the address"))
+            }
+            "VirtualApplianceEcmp" => {
+                let hops = route.next_hop.as_ref().expect("validation asks for the addresses");
+                Hop::Appliances(hops.next_hop_ip_addresses.clone())
             }
             "VirtualNetworkGateway" => Hop::Gateway,
             "VnetLocal" => Hop::VnetLocal,
@@ -199,21 +275,29 @@ fn user_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
             "None" => Hop::None,
             other => panic!("validation lets no next hop type {other:?} pass"),
         };
-        rows.push(Row {
-            source: Source::User,
-            active: true,
-            prefix: route.address_prefix,
-            hop,
-            name: Some(route.name.clone()),
-        });
+        for prefix in destinations(lab, &route.address_prefix) {
+            let name = Some(route.name.clone());
+            let row = Row { name, ..row(Source::User, prefix, hop.clone()) };
+            ranked.push((rank(&route.address_prefix), row));
+        }
     }
-    rows
+    let best = |prefix: &IpNet| {
+        let same = ranked.iter().enumerate().filter(|(_, (_, row))| row.prefix == *prefix);
+        same.min_by_key(|(_, (rank, _))| *rank).map(|(index, _)| index)
+    };
+    let is_best = |index: usize, row: &Row| best(&row.prefix) == Some(index);
+    let rows = ranked.iter().enumerate();
+    rows.map(|(index, (_, row))| Row { active: is_best(index, row), ..row.clone() }).collect()
 }
 
 /// The route that a packet to this address takes.
 pub fn select(rows: &[Row], destination: IpAddr) -> Option<&Row> {
     let candidates: Vec<&Row> =
         rows.iter().filter(|row| row.active && row.prefix.contains(&destination)).collect();
+    let services = candidates.iter().copied().filter(|row| row.hop == Hop::ServiceEndpoint);
+    if let Some(service) = longest(services) {
+        return Some(service);
+    }
     let best = longest(candidates.iter().copied())?;
     if best.source == Source::Gateway {
         let system =

@@ -11,7 +11,7 @@ use super::peering::{Machine, State};
 use super::routes::{Hop, Source};
 use super::walk::{Ending, Endpoint, Function, Packet, Way, walk, walk_back};
 use super::{Lab, Row, firewall, gateway, nsg, routes};
-use crate::golden::{Capacity, FlowCheck, Request, SessionCheck, Verdict, patched};
+use crate::golden::{Capacity, FlowCheck, Request, Resize, SessionCheck, Verdict, patched};
 use crate::subject::{Line, Outcome, Probe, Subject};
 
 /// The port that questions come from.
@@ -78,6 +78,7 @@ impl Lab {
     fn line(&self, vnet: &str, row: &Row) -> Line {
         let addresses = match &row.hop {
             Hop::Appliance(address) => vec![address.to_string()],
+            Hop::Appliances(addresses) => addresses.iter().map(IpAddr::to_string).collect(),
             Hop::Gateway if row.source == Source::Gateway => {
                 let public = gateway::effective(self, vnet)
                     .map(|(name, _)| &self.virtual_network_gateways[name].public);
@@ -104,6 +105,59 @@ fn reason(way: &Way) -> Option<String> {
         Ending::Deliver(_) => None,
         Ending::Drop(reason) => Some(reason.name().to_owned()),
     }
+}
+
+/// `LOCAL REMOTE`.
+fn half(text: &str) -> (String, String) {
+    text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE")
+}
+
+/// Makes one request; everything that comes out otherwise than it says.
+fn request_of(machine: &mut Machine, request: &Request) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut code = None;
+    if let Some((local, remote)) = request.create.as_deref().map(half) {
+        code = machine.create(&local, &remote).err();
+    }
+    if let Some((local, remote)) = request.delete.as_deref().map(half) {
+        machine.delete(&local, &remote);
+    }
+    if let Some(Resize { network, ranges }) = &request.resize {
+        code = machine.resize(network, ranges).err();
+    }
+    if let Some((local, remote)) = request.sync.as_deref().map(half) {
+        machine.sync(&local, &remote);
+    }
+    if code != request.fails.as_deref() {
+        wrong.push(format!("expected {:?}, got {code:?}", request.fails));
+    }
+    for names in ["a b", "b a"] {
+        let (local, remote) = half(names);
+        let got = machine.state(&local, &remote);
+        let expected = request.states.get(names).map(String::as_str);
+        if got.map(State::name) != expected {
+            wrong.push(format!("{names} is {got:?}, expected {expected:?}"));
+        }
+        let level = machine.level(&local, &remote);
+        let expected = request.levels.get(names).map(String::as_str);
+        if expected.is_some() && level != expected {
+            wrong.push(format!("{names} is {level:?}, expected {expected:?}"));
+        }
+        let routed = machine.routes(&local, &remote);
+        let expected = request.routed.get(names);
+        if expected.is_some_and(|expected| *expected != routed) {
+            wrong.push(format!("{names} routes {routed:?}, expected {expected:?}"));
+        }
+    }
+    let works = |names: &str| {
+        let (local, remote) = half(names);
+        machine.state(&local, &remote) == Some(State::Connected)
+    };
+    let reaches = works("a b") && works("b a");
+    if request.reaches.is_some_and(|expected| expected != reaches) {
+        wrong.push(format!("traffic passes: {reaches}"));
+    }
+    wrong
 }
 
 impl Subject for Lab {
@@ -138,11 +192,6 @@ impl Subject for Lab {
     fn flow(&self, flow: &FlowCheck) -> Option<(bool, String)> {
         let nic = &self.virtual_machines[flow.vm.as_str()].nics[0];
         let (vnet, subnet) = nic.place();
-        let group = self.vnet(vnet).subnets[subnet]
-            .nsg
-            .as_deref()
-            .or(nic.nsg.as_deref())
-            .expect("the NIC has a group");
         let direction = if flow.direction == "Inbound" { Direction::Inbound } else { Direction::Outbound };
         let (from, to) = match direction {
             Direction::Inbound => (flow.remote, flow.local),
@@ -150,8 +199,16 @@ impl Subject for Lab {
         };
         let probe = Probe { protocol: flow.protocol.clone(), port: to.port(), mid_stream: false };
         let packet = Packet { source_port: from.port(), ..Lab::question(from.ip(), to.ip(), &probe) };
-        let judgement = nsg::judge(self, group, Place { vnet, subnet }, direction, &packet);
-        Some((judgement.allowed, judgement.rule))
+        let mut said = None;
+        for group in nsg::order(self, nic, direction) {
+            let judgement = nsg::judge(self, group, Place { vnet, subnet }, direction, &packet);
+            let allowed = judgement.allowed;
+            said = Some((allowed, judgement.rule));
+            if !allowed {
+                break;
+            }
+        }
+        said
     }
 
     fn order(&self, policy: &str) -> Option<Vec<String>> {
@@ -174,38 +231,17 @@ impl Subject for Lab {
         }
     }
 
-    fn requests(_topology: &Value, requests: &[Request]) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let mut machine = Machine::default();
-        let half = |text: &str| {
-            text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE")
+    fn requests(topology: &Value, requests: &[Request]) -> Vec<String> {
+        let mut machine = match Lab::read(topology) {
+            Ok(lab) => Machine::new(&lab),
+            Err(error) => return vec![error],
         };
-        for (index, request) in requests.iter().enumerate() {
-            let mut code = None;
-            if let Some((local, remote)) = request.create.as_deref().map(half) {
-                code = machine.create(&local, &remote).err();
-            }
-            if let Some((local, remote)) = request.delete.as_deref().map(half) {
-                machine.delete(&local, &remote);
-            }
-            if code != request.fails.as_deref() {
-                wrong.push(format!("request {index}: expected {:?}, got {code:?}", request.fails));
-            }
-            for names in ["a b", "b a"] {
-                let (local, remote) = half(names);
-                let got = machine.state(&local, &remote);
-                let expected = request.states.get(names).map(String::as_str);
-                if got.map(State::name) != expected {
-                    wrong.push(format!("request {index}: {names} is {got:?}, expected {expected:?}"));
-                }
-            }
-            let reaches = machine.state("a", "b") == Some(State::Connected)
-                && machine.state("b", "a") == Some(State::Connected);
-            if reaches != request.reaches {
-                wrong.push(format!("request {index}: traffic passes: {reaches}"));
-            }
-        }
-        wrong
+        let numbered = requests.iter().enumerate();
+        let wrong = |(index, request)| {
+            let wrong = request_of(&mut machine, request).into_iter();
+            wrong.map(|wrong| format!("request {index}: {wrong}")).collect::<Vec<_>>()
+        };
+        numbered.flat_map(wrong).collect()
     }
 
     fn session(&self, topology: &Value, session: &SessionCheck) -> Vec<String> {

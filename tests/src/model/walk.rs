@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use vnet_dataplane::{Protocol, Reason};
 
+use super::egress::{self, Translation};
 use super::gateway::{self, FarEnd};
 use super::lab::{Lab, Nic};
 use super::nsg::{Direction, Place};
+use super::peering::Sender;
 use super::routes::{Hop, Row, Source};
 use super::{firewall, nsg, peering, routes};
 
@@ -101,47 +103,74 @@ pub struct Way {
     pub rule: Option<String>,
     /// The packet as it ended, addresses translated.
     pub last: Packet,
-    /// Who translated the source, and the source before: answers from the internet come back there.
-    pub translated: Option<(Endpoint, IpAddr)>,
+    /// Translations on the way; answers are translated back.
+    pub translations: Vec<Translation>,
     /// It reached the internet's edge.
     pub outside: bool,
 }
 
+/// What earlier packets of the flow left behind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// Who remembers it.
+    pub sessions: &'a [Function],
+    /// Translations that answers undo.
+    pub translations: &'a [Translation],
+}
+
 /// The way of a packet that an endpoint sends; `sessions` are those of an earlier packet of the other
-/// direction.
+/// direction. Where a hash chooses among next hops, the first one.
 pub fn walk(lab: &Lab, from: &Endpoint, packet: Packet, sessions: &[Function]) -> Way {
-    let mut walker = Walker::new(lab, packet, sessions);
-    let ending = walker.start(from);
-    walker.end(ending)
+    let known = Known { sessions, translations: &[] };
+    walks(lab, from, packet, known).swap_remove(0)
 }
 
 /// The way of the answer, given the way of the question.
 pub fn walk_back(lab: &Lab, forward: &Way) -> Option<Way> {
+    let mut ways = walks_back(lab, forward)?;
+    Some(ways.swap_remove(0))
+}
+
+/// Every way that a packet may take: one for each choice of the hashes that spread flows over next hops.
+pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: Known<'_>) -> Vec<Way> {
+    let mut ways = Vec::new();
+    let mut script = Vec::new();
+    loop {
+        let mut walker = Walker::new(lab, packet, known, script);
+        let ending = walker.start(from);
+        script = walker.next_script();
+        ways.push(walker.end(ending));
+        if script.is_empty() {
+            return ways;
+        }
+    }
+}
+
+/// Every way that the answer may take.
+pub fn walks_back(lab: &Lab, forward: &Way) -> Option<Vec<Way>> {
     let Ending::Deliver(endpoint) = &forward.ending else { return None };
-    let reply = forward.last.reply();
-    let Some((translator, source)) = &forward.translated else {
-        return Some(walk(lab, endpoint, reply, &forward.sessions));
-    };
-    let mut walker = Walker::new(lab, Packet { destination: *source, ..reply }, &forward.sessions);
-    let ending = walker.answer_to_translator(translator);
-    Some(walker.end(ending))
+    let known = Known { sessions: &forward.sessions, translations: &forward.translations };
+    Some(walks(lab, endpoint, forward.last.reply(), known))
 }
 
 struct Walker<'a> {
     lab: &'a Lab,
     packet: Packet,
-    known: &'a [Function],
+    known: Known<'a>,
     via: Vec<String>,
     sessions: Vec<Function>,
     rule: Option<String>,
-    translated: Option<(Endpoint, IpAddr)>,
+    translations: Vec<Translation>,
     outside: bool,
+    /// Which of how many next hops is taken at each choice; the rest takes the first.
+    script: Vec<usize>,
+    choices: Vec<(usize, usize)>,
 }
 
 type Step = Result<Endpoint, Reason>;
 
 impl<'a> Walker<'a> {
-    fn new(lab: &'a Lab, packet: Packet, known: &'a [Function]) -> Self {
+    fn new(lab: &'a Lab, packet: Packet, known: Known<'a>, script: Vec<usize>) -> Self {
         Walker {
             lab,
             packet,
@@ -149,8 +178,10 @@ impl<'a> Walker<'a> {
             via: Vec::new(),
             sessions: Vec::new(),
             rule: None,
-            translated: None,
+            translations: Vec::new(),
             outside: false,
+            script,
+            choices: Vec::new(),
         }
     }
 
@@ -159,20 +190,29 @@ impl<'a> Walker<'a> {
             Ok(endpoint) => Ending::Deliver(endpoint),
             Err(reason) => Ending::Drop(reason),
         };
-        let Walker { packet, via, sessions, rule, translated, outside, .. } = self;
-        Way { ending, via, sessions, rule, last: packet, translated, outside }
+        let Walker { packet, via, sessions, rule, translations, outside, .. } = self;
+        Way { ending, via, sessions, rule, last: packet, translations, outside }
     }
 
-    fn answer_to_translator(&mut self, translator: &Endpoint) -> Step {
-        match translator {
-            Endpoint::Nic(vm, index) => self.deliver_to(vm, *index),
-            Endpoint::Firewall(name) => {
-                let (name, _) =
-                    self.lab.azure_firewalls.get_key_value(name.as_str()).expect("the firewall exists");
-                self.through_firewall(name)
-            }
-            other => unreachable!("{} translates nothing", other.name()),
-        }
+    fn choose<T: Copy>(&mut self, among: &[T]) -> T {
+        let chosen = self.script.get(self.choices.len()).copied().unwrap_or(0);
+        self.choices.push((chosen, among.len()));
+        among[chosen]
+    }
+
+    /// The choices of the next way; empty after the last one.
+    fn next_script(&self) -> Vec<usize> {
+        let last = self.choices.iter().rposition(|(chosen, of)| chosen + 1 < *of);
+        let Some(last) = last else { return Vec::new() };
+        let mut script: Vec<usize> = self.choices[..=last].iter().map(|(chosen, _)| *chosen).collect();
+        script[last] += 1;
+        script
+    }
+
+    /// The translation that makes this packet's destination, if a flow's answer comes back to it.
+    fn answered(&self, by: impl Fn(&Endpoint) -> bool) -> Option<&'a Translation> {
+        let destination = self.packet.destination;
+        self.known.translations.iter().find(|one| one.seen == destination && by(&one.by))
     }
 
     fn start(&mut self, from: &Endpoint) -> Step {
@@ -213,32 +253,29 @@ impl<'a> Walker<'a> {
 
     fn leave_nic(&mut self, vm: &str, index: usize) -> Step {
         self.fabric_carries()?;
-        let nic = &self.lab.virtual_machines[vm].nics[index];
+        let (vm, machine) = self.lab.virtual_machines.get_key_value(vm).expect("the machine exists");
+        let nic = &machine.nics[index];
         let (vnet, subnet) = nic.place();
         self.groups(vm, index, Direction::Outbound)?;
         let rows = routes::effective(self.lab, vnet, subnet);
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
-        if row.hop == Hop::Internet {
-            self.translated = Some((Endpoint::Nic(vm.to_owned(), index), self.packet.source));
-            self.packet.source = nic.public.unwrap_or(self.packet.source);
-        }
-        self.follow(vnet, &row, false)
+        self.follow(Leaving { place: (vnet, subnet), nic: Some((vm, index)), is_gateway: false }, &row)
     }
 
     /// The groups of a NIC and its subnet, in Azure's order; whoever has a session passes.
     fn groups(&mut self, vm: &str, index: usize, direction: Direction) -> Result<(), Reason> {
-        if self.known.contains(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
+        if self.known.sessions.contains(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
             return Ok(());
         }
-        let nic = &self.lab.virtual_machines[vm].nics[index];
+        let machine = &self.lab.virtual_machines[vm];
+        let nic = &machine.nics[index];
         let (vnet, subnet) = nic.place();
-        let of_subnet = self.lab.vnet(vnet).subnets[subnet].nsg.as_deref();
-        let of_nic = nic.nsg.as_deref();
-        let order = match direction {
-            Direction::Inbound => [of_subnet, of_nic],
-            Direction::Outbound => [of_nic, of_subnet],
-        };
-        for group in order.into_iter().flatten() {
+        let policies = self.lab.vnet(vnet).subnets[subnet].private_endpoint_policies.as_deref();
+        let guards = matches!(policies, Some("Enabled" | "NetworkSecurityGroupEnabled"));
+        if machine.is_private_endpoint && !guards {
+            return Ok(());
+        }
+        for group in nsg::order(self.lab, nic, direction) {
             let judgement = nsg::judge(self.lab, group, Place { vnet, subnet }, direction, &self.packet);
             self.rule = Some(
                 judgement.rule.replace("securityRules", group).replace(&format!("default{group}"), "default"),
@@ -247,11 +284,14 @@ impl<'a> Walker<'a> {
                 return Err(Reason::NsgDeny);
             }
         }
-        self.sessions.push(Function::Nsg(vm.to_owned(), index, direction));
+        if !(nic.disable_tcp_state_tracking && self.packet.protocol == Protocol::TCP) {
+            self.sessions.push(Function::Nsg(vm.to_owned(), index, direction));
+        }
         Ok(())
     }
 
-    fn follow(&mut self, vnet: &'a str, row: &Row, by_gateway: bool) -> Step {
+    fn follow(&mut self, leaving: Leaving<'a>, row: &Row) -> Step {
+        let vnet = leaving.place.0;
         if row.source == Source::Default
             && matches!(row.hop, Hop::None | Hop::Internet)
             && self.lone_half(vnet)
@@ -260,35 +300,89 @@ impl<'a> Walker<'a> {
         }
         match &row.hop {
             Hop::None => Err(Reason::RouteNone),
-            Hop::Internet => self.reach_internet(),
-            Hop::VnetLocal => self.deliver_in(vnet),
-            Hop::Peering(remote) | Hop::GlobalPeering(remote) => {
-                peering::cross(self.lab, vnet, remote, self.packet.source, by_gateway)?;
+            Hop::Internet => {
+                self.translate_out(leaving)?;
+                self.reach_internet()
+            }
+            Hop::ServiceEndpoint => {
+                self.keep_address(leaving);
+                self.reach_internet()
+            }
+            Hop::VnetLocal => self.deliver_in(leaving, vnet),
+            Hop::InterfaceEndpoint(at) if at == vnet => self.deliver_in(leaving, vnet),
+            Hop::Peering(remote) | Hop::GlobalPeering(remote) | Hop::InterfaceEndpoint(remote) => {
+                peering::cross(self.lab, leaving.sender(), remote, self.packet.source)?;
                 let (remote, _) =
                     self.lab.virtual_networks.get_key_value(remote.as_str()).expect("the peer exists");
-                self.deliver_in(remote)
+                self.deliver_in(leaving, remote)
             }
-            Hop::Appliance(address) => self.reach_appliance(vnet, *address, by_gateway),
+            Hop::Appliance(address) => self.reach_appliance(leaving, *address),
+            Hop::Appliances(addresses) => {
+                let address = self.choose(addresses);
+                self.reach_appliance(leaving, address)
+            }
             Hop::Gateway => {
-                let (name, hub) = gateway::effective(self.lab, vnet).ok_or(Reason::NoEffectiveGateway)?;
+                let gateway = match row.source {
+                    Source::User => gateway::for_routes(self.lab, vnet),
+                    _ => gateway::effective(self.lab, vnet),
+                };
+                let (name, hub) = gateway.ok_or(Reason::NoEffectiveGateway)?;
                 if hub != vnet {
-                    peering::cross(self.lab, vnet, hub, self.packet.source, by_gateway)?;
+                    peering::cross(self.lab, leaving.sender(), hub, self.packet.source)?;
                 }
                 self.through_gateway(name, hub)
             }
         }
     }
 
+    /// The source address that the internet sees of what this sender sends.
+    fn translate_out(&mut self, leaving: Leaving<'a>) -> Result<(), Reason> {
+        let lab = self.lab;
+        let source = self.packet.source;
+        let by = match leaving.nic {
+            Some((vm, index)) => {
+                let by = Endpoint::Nic(vm.to_owned(), index);
+                // An answer to who came by a public address leaves by it.
+                let inbound = |one: &&Translation| one.by == by && one.inbound == Some(source);
+                if let Some(inbound) = self.known.translations.iter().find(inbound) {
+                    self.packet.source = inbound.seen;
+                    return Ok(());
+                }
+                self.packet.source = egress::machine(lab, leaving.place, vm, index, &self.packet)?;
+                by
+            }
+            None => {
+                let Some((name, _)) = lab.firewall_of(leaving.place.0).filter(|_| !leaving.is_gateway) else {
+                    return Ok(());
+                };
+                if !firewall::translates(lab, name, self.packet.destination) {
+                    return Ok(());
+                }
+                self.packet.source = egress::firewall(lab, name, &self.packet)?;
+                Endpoint::Firewall(name.to_owned())
+            }
+        };
+        self.translations.push(Translation { by, seen: self.packet.source, source, inbound: None });
+        Ok(())
+    }
+
+    /// A service sees the machine's own address, and answers to it.
+    fn keep_address(&mut self, leaving: Leaving<'a>) {
+        if let Some((vm, index)) = leaving.nic {
+            let (by, source) = (Endpoint::Nic(vm.to_owned(), index), self.packet.source);
+            self.translations.push(Translation { by, seen: source, source, inbound: None });
+        }
+    }
+
     /// A peering of this network would lead to the destination, were it connected: no route of the system's
     /// own leads there, and that is why.
     fn lone_half(&self, vnet: &str) -> bool {
-        let mut halves = self.lab.vnet(vnet).peerings.keys().map(String::as_str);
-        halves.any(|peer| {
-            let there = self
-                .lab
-                .virtual_networks
-                .get(peer)
-                .is_some_and(|peer| peer.address_space.hold(self.packet.destination));
+        self.lone_half_to(vnet, self.packet.destination)
+    }
+
+    fn lone_half_to(&self, vnet: &str, address: IpAddr) -> bool {
+        self.lab.vnet(vnet).peerings.iter().any(|(peer, half)| {
+            let there = peering::offered(self.lab, half, peer).iter().any(|prefix| prefix.contains(&address));
             there && peering::connected(self.lab, vnet, peer).is_none()
         })
     }
@@ -304,22 +398,31 @@ impl<'a> Walker<'a> {
         Err(Reason::NoListener)
     }
 
-    /// From the internet to a machine's public address: translated at the edge, judged by private addresses,
-    /// and refused where no group says otherwise.
+    /// From the internet: an answer goes back to whoever translated the question; to a machine's public address
+    /// it is translated at the edge, judged by private addresses, and refused where no group says otherwise.
     fn leave_internet(&mut self) -> Step {
+        if let Some(translation) = self.answered(|_| true) {
+            self.packet.destination = translation.source;
+            return match &translation.by {
+                Endpoint::Nic(vm, index) => self.deliver_to(vm, *index),
+                Endpoint::Firewall(name) => self.through_firewall(name),
+                other => unreachable!("{} translates nothing", other.name()),
+            };
+        }
+        let public = self.packet.destination;
         for (vm, machine) in &self.lab.virtual_machines {
             for (index, nic) in machine.nics.iter().enumerate() {
-                if nic.public != Some(self.packet.destination) {
+                if !nic.publics.contains(&public) {
                     continue;
                 }
-                let own = nic
-                    .addresses
-                    .iter()
-                    .find(|address| address.is_ipv4() == self.packet.destination.is_ipv4());
-                self.packet.destination = *own.ok_or(Reason::NoListener)?;
+                let own = nic.addresses.iter().find(|address| address.is_ipv4() == public.is_ipv4());
+                let own = *own.ok_or(Reason::NoListener)?;
+                self.packet.destination = own;
+                let by = Endpoint::Nic(vm.clone(), index);
+                self.translations.push(Translation { by, seen: public, source: public, inbound: Some(own) });
                 let (vnet, subnet) = nic.place();
                 let guarded = nic.nsg.is_some() || self.lab.vnet(vnet).subnets[subnet].nsg.is_some();
-                if !guarded && !self.known.contains(&Function::Nsg(vm.clone(), index, Direction::Outbound)) {
+                if !guarded && !self.lab.basic.contains(&public) {
                     return Err(Reason::NsgDeny);
                 }
                 return self.deliver_to(vm, index);
@@ -328,11 +431,31 @@ impl<'a> Walker<'a> {
         Err(Reason::NoListener)
     }
 
-    fn deliver_in(&mut self, vnet: &str) -> Step {
+    fn deliver_in(&mut self, leaving: Leaving<'a>, vnet: &str) -> Step {
         match self.holder(vnet, self.packet.destination) {
-            Some(Holder::Nic(vm, index)) => self.deliver_to(vm, index),
-            Some(Holder::Firewall(name)) => Ok(Endpoint::Firewall(name.to_owned())),
+            Some(Holder::Nic(vm, index)) => {
+                self.between_machines(leaving, vm, index)?;
+                self.deliver_to(vm, index)
+            }
+            Some(Holder::Firewall(name)) => self.at_firewall(name),
             None => Err(Reason::NoListener),
+        }
+    }
+
+    fn between_machines(&self, leaving: Leaving<'a>, vm: &str, index: usize) -> Result<(), Reason> {
+        let Some((from, number)) = leaving.nic else { return Ok(()) };
+        let nic = |name: &str, index: usize| &self.lab.virtual_machines[name].nics[index];
+        peering::encrypted(self.lab, nic(from, number), nic(vm, index))
+    }
+
+    /// A packet to the firewall's own address: the answer to a flow that it translated, or one for itself.
+    fn at_firewall(&mut self, name: &'a str) -> Step {
+        match self.answered(|by| *by == Endpoint::Firewall(name.to_owned())) {
+            Some(translation) => {
+                self.packet.destination = translation.source;
+                self.through_firewall(name)
+            }
+            None => Ok(Endpoint::Firewall(name.to_owned())),
         }
     }
 
@@ -353,21 +476,21 @@ impl<'a> Walker<'a> {
         (firewall.address == Some(address)).then_some(Holder::Firewall(name))
     }
 
-    /// A next hop counts only in the own network or a directly peered one.
-    fn reach_appliance(&mut self, vnet: &'a str, address: IpAddr, by_gateway: bool) -> Step {
+    /// A next hop counts only in the own network or where a peering's route leads.
+    fn reach_appliance(&mut self, leaving: Leaving<'a>, address: IpAddr) -> Step {
+        let vnet = leaving.place.0;
         let own = self.lab.vnet(vnet).address_space.hold(address).then_some(vnet);
         let at = own.or_else(|| {
-            peering::peers(self.lab, vnet).find(|peer| self.lab.vnet(peer).address_space.hold(address))
+            peering::peers(self.lab, vnet).find(|peer| {
+                peering::routed(self.lab, vnet, peer).iter().any(|prefix| prefix.contains(&address))
+            })
         });
         let Some(at) = at else {
-            let mut halves = self.lab.vnet(vnet).peerings.keys();
-            let half = halves.any(|peer| {
-                self.lab.virtual_networks.get(peer).is_some_and(|peer| peer.address_space.hold(address))
-            });
+            let half = self.lone_half_to(vnet, address);
             return Err(if half { Reason::PeeringNotConnected } else { Reason::NextHopUnreachable });
         };
         if at != vnet {
-            peering::cross(self.lab, vnet, at, self.packet.source, by_gateway)?;
+            peering::cross(self.lab, leaving.sender(), at, self.packet.source)?;
         }
         let holder = self.holder(at, address).ok_or(Reason::NextHopUnreachable)?;
         match holder {
@@ -378,6 +501,7 @@ impl<'a> Walker<'a> {
                 if !own && !nic.forwarding {
                     return Err(Reason::NotForwarding);
                 }
+                self.between_machines(leaving, vm, index)?;
                 let endpoint = self.deliver_to(vm, index)?;
                 if own {
                     return Ok(endpoint);
@@ -390,11 +514,11 @@ impl<'a> Walker<'a> {
 
     fn through_firewall(&mut self, name: &'a str) -> Step {
         if self.lab.azure_firewalls[name].address == Some(self.packet.destination) {
-            return Ok(Endpoint::Firewall(name.to_owned()));
+            return self.at_firewall(name);
         }
         self.hop(name)?;
         let function = Function::Firewall(name.to_owned());
-        if !self.known.contains(&function) && !self.sessions.contains(&function) {
+        if !self.known.sessions.contains(&function) && !self.sessions.contains(&function) {
             // Only of TCP does a firewall ask to have seen the beginning.
             if !self.packet.opens && self.packet.protocol == Protocol::TCP {
                 return Err(Reason::FirewallNoSession);
@@ -411,13 +535,17 @@ impl<'a> Walker<'a> {
 
     fn leave_firewall(&mut self, name: &'a str) -> Step {
         let firewall = &self.lab.azure_firewalls[name];
-        let rows = routes::effective(self.lab, &firewall.virtual_network, "AzureFirewallSubnet");
+        let place = (firewall.virtual_network.as_str(), "AzureFirewallSubnet");
+        let rows = routes::effective(self.lab, place.0, place.1);
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
-        if row.hop == Hop::Internet && firewall::translates(self.packet.destination) {
-            self.translated = Some((Endpoint::Firewall(name.to_owned()), self.packet.source));
-            self.packet.source = *firewall.public.first().ok_or(Reason::NoRoute)?;
+        let privately = !matches!(row.hop, Hop::Internet | Hop::None);
+        if privately && firewall::translates(self.lab, name, self.packet.destination) {
+            let seen = firewall.address.ok_or(Reason::NoRoute)?;
+            let by = Endpoint::Firewall(name.to_owned());
+            let source = std::mem::replace(&mut self.packet.source, seen);
+            self.translations.push(Translation { by, seen, source, inbound: None });
         }
-        self.follow(&firewall.virtual_network, &row, false)
+        self.follow(Leaving { place, nic: None, is_gateway: false }, &row)
     }
 
     fn through_gateway(&mut self, name: &'a str, hub: &'a str) -> Step {
@@ -429,7 +557,8 @@ impl<'a> Walker<'a> {
         let lost = if nowhere && self.lone_half(hub) { Reason::PeeringNotConnected } else { Reason::NoRoute };
         let row = routes::select(&rows, self.packet.destination).ok_or(lost)?.clone();
         if row.hop != Hop::Gateway {
-            return self.follow(hub, &row, true);
+            let place = (hub, "GatewaySubnet");
+            return self.follow(Leaving { place, nic: None, is_gateway: true }, &row);
         }
         debug_assert_eq!(row.source, Source::Gateway, "a gateway's subnet takes no route to itself");
         let (_, connection) =
@@ -471,6 +600,21 @@ impl<'a> Walker<'a> {
             return Err(Reason::PrefixNotAllowed);
         }
         self.through_gateway(name, &gateway.virtual_network)
+    }
+}
+
+/// Whoever hands a packet to the fabric.
+#[derive(Clone, Copy, Debug)]
+struct Leaving<'a> {
+    place: (&'a str, &'a str),
+    /// A machine's NIC; else a firewall or gateway.
+    nic: Option<(&'a str, usize)>,
+    is_gateway: bool,
+}
+
+impl<'a> Leaving<'a> {
+    fn sender(self) -> Sender<'a> {
+        Sender { place: self.place, is_gateway: self.is_gateway }
     }
 }
 
