@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
+pub mod agreement;
 pub mod fabric;
 pub mod generate;
 pub mod golden;

@@ -5,17 +5,20 @@ use std::net::IpAddr;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRng, TestRunner};
-use vnet_dataplane::{FiveTuple, Headers, Protocol};
+use vnet_dataplane::{FiveTuple, Headers, PortId, Protocol, Reason};
 use vnet_fabric::converge;
+use vnet_tests::agreement::{endpoints, pairs, same_end};
 use vnet_tests::fabric::{Fabric, Travel};
-use vnet_tests::generate::sketch;
-use vnet_tests::model::{Endpoint, Lab};
+use vnet_tests::generate::{Features, sketch};
+use vnet_tests::model::walk::{Known, walks, walks_back};
+use vnet_tests::model::{Endpoint, Lab, Packet, Way};
 use vnet_tests::simulation::{Simulation, framed, packet};
 use vnet_tests::subject::Subject;
 
 /// Topologies that are walked with packets.
 fn labs() -> usize {
-    std::env::var("VNET_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
+    let usual = if std::env::var_os("VNET_NIGHTLY").is_some() { 5_000 } else { 150 };
+    std::env::var("VNET_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 fn random_labs(count: usize) -> impl Iterator<Item = (Lab, Fabric)> {
@@ -24,29 +27,11 @@ fn random_labs(count: usize) -> impl Iterator<Item = (Lab, Fabric)> {
         TestRunner::new_with_rng(config.clone(), TestRng::deterministic_rng(config.rng_algorithm));
     let strategy = sketch();
     let labs = std::iter::from_fn(move || {
-        let topology = strategy.new_tree(&mut runner).expect("a sketch can be made").current().topology();
+        let topology =
+            strategy.new_tree(&mut runner).expect("a sketch can be made").current().topology(Features::BUILT);
         Some((Lab::read(&topology), Fabric::build(&topology)))
     });
     labs.filter_map(|(lab, fabric)| Some((lab.ok()?, fabric.ok()?))).take(count)
-}
-
-fn endpoints(lab: &Lab) -> Vec<Endpoint> {
-    let machines = lab.virtual_machines.keys();
-    let hosts = lab.on_premises_sites.values().flat_map(|site| site.hosts.keys());
-    machines.chain(hosts).map(|name| lab.endpoint(name).expect("the name is in the topology")).collect()
-}
-
-fn pairs(lab: &Lab) -> Vec<(Endpoint, Endpoint, IpAddr, IpAddr)> {
-    let mut pairs = Vec::new();
-    for from in endpoints(lab) {
-        for to in endpoints(lab).into_iter().filter(|to| *to != from) {
-            for source in lab.addresses(&from) {
-                let same = lab.addresses(&to).into_iter().filter(|to| to.is_ipv4() == source.is_ipv4());
-                pairs.extend(same.map(|destination| (from.clone(), to.clone(), source, destination)));
-            }
-        }
-    }
-    pairs
 }
 
 /// A flow of its own for every question, so that none meets the sessions of another.
@@ -59,7 +44,7 @@ fn tuple(source: IpAddr, destination: IpAddr, number: u16) -> FiveTuple {
     FiveTuple { protocol, source, destination, source_port, destination_port }
 }
 
-fn same(travel: &Travel, got: &Result<(vnet_dataplane::PortId, Vec<u8>), vnet_dataplane::Reason>) -> bool {
+fn same(travel: &Travel, got: &Result<(PortId, Vec<u8>), Reason>) -> bool {
     match (&travel.end, got) {
         (Ok(expected), Ok((port, arrived))) => {
             let headers = Headers::parse(arrived).expect("what arrives is sound");
@@ -70,9 +55,53 @@ fn same(travel: &Travel, got: &Result<(vnet_dataplane::PortId, Vec<u8>), vnet_da
     }
 }
 
+/// The question that the model is asked of a flow.
+fn question(tuple: FiveTuple) -> Packet {
+    let ports = if tuple.protocol.is_icmp() { (0, 0) } else { (tuple.source_port, tuple.destination_port) };
+    Packet {
+        protocol: tuple.protocol,
+        source: tuple.source,
+        destination: tuple.destination,
+        source_port: ports.0,
+        destination_port: ports.1,
+        opens: true,
+    }
+}
+
+/// One of the model's ways ends as the packet did.
+fn modelled(fabric: &Fabric, ways: &[Way], got: &Result<(PortId, Vec<u8>), Reason>) -> bool {
+    let end = got.as_ref().map(|(port, _)| *port).map_err(|reason| *reason);
+    ways.iter().any(|way| same_end(fabric, way, &end))
+}
+
+/// Sends a flow's first packet and its answer; how many packets were held against prediction and model.
+fn exchange(
+    simulation: &mut Simulation,
+    (lab, fabric): (&Lab, &Fabric),
+    from: &Endpoint,
+    flow: FiveTuple,
+) -> usize {
+    let port = fabric.port_of(from.name());
+    let (forward, back) = fabric.travel_both(port, flow, true);
+    let got = simulation.send(port, &packet(flow, false));
+    assert!(same(&forward, &got), "{flow}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
+    let ways = walks(lab, from, question(flow), Known::default());
+    assert!(modelled(fabric, &ways, &got), "{flow}: the model says {ways:?}, got {got:?}\n{lab:#?}");
+    let (Some(back), Ok((at, arrived))) = (back, got) else { return 1 };
+    let seen = Headers::parse(&arrived).expect("what arrives is sound").meta.tuple;
+    let got = simulation.send(at, &packet(seen.reversed(), true));
+    assert!(same(&back, &got), "answer to {flow}: predicted {back:#?}, got {got:?}\n{lab:#?}");
+    let answers: Vec<Way> = ways.iter().filter_map(|way| walks_back(lab, way)).flatten().collect();
+    assert!(
+        modelled(fabric, &answers, &got),
+        "answer to {flow}: the model says {answers:?}, got {got:?}\n{lab:#?}"
+    );
+    2
+}
+
 #[test]
 fn packets_meet_what_is_predicted() {
-    let (mut questions, mut answers) = (0, 0);
+    let (mut questions, mut packets) = (0, 0);
     for (lab, fabric) in random_labs(labs()) {
         let (_, snapshot) = converge(&fabric.topology);
         let mut simulation = Simulation::new(snapshot);
@@ -80,26 +109,15 @@ fn packets_meet_what_is_predicted() {
         for (from, _, source, destination) in pairs(&lab) {
             for _ in 0..3 {
                 number += 1;
-                let tuple = tuple(source, destination, number);
-                let port = fabric.port_of(from.name());
-                let (forward, back) = fabric.travel_both(port, tuple, true);
-                let got = simulation.send(port, &packet(tuple, false));
-                assert!(same(&forward, &got), "{tuple}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
+                let flow = tuple(source, destination, number);
+                packets += exchange(&mut simulation, (&lab, &fabric), &from, flow);
                 questions += 1;
-                if let (Some(back), Ok((at, arrived))) = (back, got) {
-                    let seen = Headers::parse(&arrived).expect("what arrives is sound").meta.tuple;
-                    let got = simulation.send(at, &packet(seen.reversed(), true));
-                    assert!(
-                        same(&back, &got),
-                        "answer to {tuple}: predicted {back:#?}, got {got:?}\n{lab:#?}"
-                    );
-                    answers += 1;
-                }
             }
         }
         let (entered, left) = simulation.balance();
         assert_eq!(entered, left, "packets in and out of {lab:#?}");
     }
+    let answers = packets - questions;
     assert!(questions > 1_000 && answers > 200, "{questions} questions, {answers} answers: too dull a test");
 }
 

@@ -1,0 +1,216 @@
+//! The model's answers held against the fabric's: routes, predictions and packets driven from port to port.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use vnet_config::model::ProbeProtocol;
+use vnet_dataplane::{PortId, Reason};
+
+use crate::fabric::{Fabric, Travel, meta};
+use crate::generate::Features;
+use crate::model::walk::{Ending, Function, Known, Way, walks, walks_back};
+use crate::model::{Endpoint, Lab, Packet};
+use crate::subject::{Line, Probe, Subject};
+
+/// What came out how often: a generator that makes dull topologies proves nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(pub BTreeMap<String, u32>);
+
+impl Tally {
+    fn note(&mut self, way: &Way) {
+        let key = match &way.ending {
+            Ending::Drop(reason) => reason.name().to_owned(),
+            Ending::Deliver(Endpoint::InternetHost(_)) => "Deliver to the internet".to_owned(),
+            Ending::Deliver(_) => format!("Deliver via {}", way.via.len().min(3)),
+        };
+        *self.0.entry(key).or_default() += 1;
+    }
+}
+
+/// Who can send, and who can be sent to.
+pub fn endpoints(lab: &Lab) -> Vec<Endpoint> {
+    let machines = lab.virtual_machines.keys();
+    let sites = lab.on_premises_sites.values().flat_map(|site| site.hosts.keys());
+    let names = machines.chain(sites).chain(lab.internet.hosts.keys());
+    names.map(|name| lab.endpoint(name).expect("the name is in the topology")).collect()
+}
+
+/// A private endpoint answers and never asks.
+fn asks(lab: &Lab, endpoint: &Endpoint) -> bool {
+    let machine = lab.virtual_machines.get(endpoint.name());
+    machine.is_none_or(|machine| !machine.is_private_endpoint)
+}
+
+/// Every pair of ends, with addresses of one family: who asks, whom, from where, to where. The internet's hosts ask
+/// public addresses only, and nobody of the internet.
+pub fn pairs(lab: &Lab) -> Vec<(Endpoint, Endpoint, IpAddr, IpAddr)> {
+    let mut pairs = Vec::new();
+    let outside = |end: &Endpoint| matches!(end, Endpoint::InternetHost(_));
+    for from in endpoints(lab).into_iter().filter(|from| asks(lab, from)) {
+        for to in endpoints(lab).into_iter().filter(|to| *to != from) {
+            let goals = match &to {
+                Endpoint::InternetHost(_) if outside(&from) => Vec::new(),
+                Endpoint::Nic(vm, index) if outside(&from) => {
+                    lab.virtual_machines[vm.as_str()].nics[*index].publics.clone()
+                }
+                _ if outside(&from) => Vec::new(),
+                to => lab.addresses(to),
+            };
+            for source in lab.addresses(&from) {
+                let same = goals.iter().filter(|goal| goal.is_ipv4() == source.is_ipv4());
+                pairs.extend(same.map(|goal| (from.clone(), to.clone(), source, *goal)));
+            }
+        }
+    }
+    pairs
+}
+
+/// Whether an ending is the one that the model gives.
+pub fn same_end(fabric: &Fabric, way: &Way, end: &Result<PortId, Reason>) -> bool {
+    match (&way.ending, end) {
+        (Ending::Drop(expected), Err(got)) if expected == got => true,
+        // Without ways out every packet for the internet ends where the fabric looks for one.
+        (Ending::Drop(Reason::NoListener), Err(Reason::NoRoute)) if !Features::BUILT.egress => way.outside,
+        (Ending::Drop(Reason::ProtocolNotSupported), Err(Reason::NoRoute)) => !Features::BUILT.egress,
+        (Ending::Deliver(expected), Ok(port)) => fabric.port_of(expected.name()) == *port,
+        _ => false,
+    }
+}
+
+fn same_way(fabric: &Fabric, way: &Way, travel: &Travel) -> bool {
+    let delivered = matches!(way.ending, Ending::Deliver(_));
+    same_end(fabric, way, &travel.end) && (!delivered || way.via == travel.via)
+}
+
+fn differs(ways: &[Way], travel: &Travel) -> String {
+    let said: Vec<_> = ways.iter().map(|way| (&way.ending, &way.via, &way.rule)).collect();
+    format!("the model says {said:?}, the fabric {travel:#?}")
+}
+
+/// The packet that follows question and answer.
+fn later(lab: &Lab, from: &Endpoint, packet: Packet, forward: &Way, back: &Way) -> Vec<Way> {
+    let turned = forward.sessions.iter().cloned().map(|function| match function {
+        Function::Nsg(vm, index, direction) => Function::Nsg(vm, index, direction.opposite()),
+        Function::Firewall(name) => Function::Firewall(name),
+    });
+    let sessions: Vec<Function> = turned.chain(back.sessions.iter().cloned()).collect();
+    let known = Known { sessions: &sessions, translations: &[] };
+    walks(lab, from, Packet { opens: packet.protocol == vnet_dataplane::Protocol::UDP, ..packet }, known)
+}
+
+fn compare_packet(
+    tally: &mut Tally,
+    (fabric, lab): (&Fabric, &Lab),
+    from: &Endpoint,
+    packet: Packet,
+) -> Result<(), String> {
+    let port = fabric.port_of(from.name());
+    let tuple = fabric.tuple(packet);
+    let (forward, back) = fabric.travel_both(port, tuple, packet.opens);
+    let ways = walks(lab, from, packet, Known::default());
+    tally.note(&ways[0]);
+    let fitting: Vec<&Way> = ways.iter().filter(|way| same_way(fabric, way, &forward)).collect();
+    if fitting.is_empty() {
+        return Err(differs(&ways, &forward));
+    }
+    let Some(back) = back else { return Ok(()) };
+    let mut answers = Vec::new();
+    for way in fitting {
+        let ways = walks_back(lab, way).expect("it was delivered");
+        for answer in ways {
+            if same_way(fabric, &answer, &back) {
+                return compare_later((fabric, lab), from, packet, (way, &answer), (&forward, &back));
+            }
+            answers.push(answer);
+        }
+    }
+    Err(format!("the answer: {}", differs(&answers, &back)))
+}
+
+/// What follows a question that was answered meets the sessions that both opened.
+fn compare_later(
+    (fabric, lab): (&Fabric, &Lab),
+    from: &Endpoint,
+    packet: Packet,
+    (forward, back): (&Way, &Way),
+    (asked, answered): (&Travel, &Travel),
+) -> Result<(), String> {
+    if answered.end.is_err() || packet.protocol.is_icmp() {
+        return Ok(());
+    }
+    let mut sessions = asked.opens.clone();
+    sessions.extend(&answered.opens);
+    let got = fabric.travel(fabric.port_of(from.name()), meta(fabric.tuple(packet), false), &sessions);
+    let ways = later(lab, from, packet, forward, back);
+    if ways.iter().any(|way| same_way(fabric, way, &got)) {
+        Ok(())
+    } else {
+        Err(format!("a later packet: {}", differs(&ways, &got)))
+    }
+}
+
+/// The tables of every subnet list the same rows.
+fn compare_tables(fabric: &Fabric, lab: &Lab) -> Result<(), String> {
+    for (vnet, network) in &lab.virtual_networks {
+        for subnet in network.subnets.keys() {
+            let name = format!("{vnet}/{subnet}");
+            let sorted = |lines: Option<Vec<Line>>| {
+                let mut lines = lines.expect("both tell");
+                lines.sort();
+                lines
+            };
+            let (expected, got) = (sorted(lab.routes(&name)), sorted(fabric.routes(&name)));
+            if expected != got {
+                let missing: Vec<_> = expected.iter().filter(|line| !got.contains(line)).collect();
+                let besides: Vec<_> = got.iter().filter(|line| !expected.contains(line)).collect();
+                return Err(format!("{name}: the fabric lacks {missing:?} and has {besides:?} besides"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `path` prints is what a packet driven from port to port meets.
+fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), String> {
+    let probe = Probe { protocol: "tcp".to_owned(), port: 443, mid_stream: false };
+    let report = vnet_fabric::path(&fabric.snapshot, from.name(), to.name(), ProbeProtocol::Tcp, Some(443));
+    let report = report.map_err(|error| error.to_string())?;
+    // The fabric picks the pair of addresses; the same pair is asked of the driver.
+    let driven = fabric.path(from.name(), to.name(), &probe);
+    let reason = driven.reason.clone().or(driven.reply_reason.clone());
+    let arrives = driven.reason.is_none();
+    let same = report.reason == reason
+        && report.forward.arrives == arrives
+        && (!arrives || report.via == driven.via)
+        && (reason.is_some() || report.via_reverse == driven.via_reverse);
+    if same { Ok(()) } else { Err(format!("path says {report:#?}, a driven packet {driven:?}")) }
+}
+
+fn probes() -> Vec<Probe> {
+    let probe = |protocol: &str, port, mid_stream| Probe { protocol: protocol.to_owned(), port, mid_stream };
+    vec![probe("icmp", 0, false), probe("tcp", 22, false), probe("udp", 443, false), probe("tcp", 80, true)]
+}
+
+/// Everything that both can be asked about a topology.
+///
+/// # Errors
+/// The first difference.
+pub fn compare(tally: &mut Tally, fabric: &Fabric, lab: &Lab) -> Result<(), String> {
+    compare_tables(fabric, lab)?;
+    let mut named: Vec<(Endpoint, Endpoint)> = Vec::new();
+    for (from, to, source, destination) in pairs(lab) {
+        for probe in probes() {
+            let packet = Lab::question(source, destination, &probe);
+            compare_packet(tally, (fabric, lab), &from, packet).map_err(|wrong| {
+                format!("{} ({source}) to {} ({destination}): {probe:?}: {wrong}", from.name(), to.name())
+            })?;
+        }
+        let pair = (from, to);
+        let inside = [&pair.0, &pair.1].iter().all(|end| !matches!(end, Endpoint::InternetHost(_)));
+        if inside && !named.contains(&pair) {
+            compare_path(fabric, &pair.0, &pair.1)?;
+            named.push(pair);
+        }
+    }
+    Ok(())
+}
