@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    apply, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
+    apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
     ip_flow_verify, labs, logs, matrix, next_hop, path, ping, schema, show, test, traffic, validate,
 };
 use crate::context::Context;
@@ -98,6 +98,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  vnetctl matrix\n  vnetctl matrix tcp/443 --file examples/hub-spoke.yaml"
     )]
     Matrix(matrix::Matrix),
+    /// Compare effective routes or rules with what Azure printed.
+    #[command(after_help = "Examples:\n  vnetctl compare effective-routes web az.json\n  \
+        vnetctl compare effective-nsg web az.json --file examples/hub-spoke.yaml")]
+    Compare(compare::Compare),
     /// Prove the file's expect list with real packets.
     #[command(
         after_help = "Examples:\n  vnetctl test\n  vnetctl test examples/hub-spoke.yaml --junit report.xml"
@@ -152,6 +156,7 @@ impl Command {
             Command::IpFlowVerify(verb) => verb.run(context).await,
             Command::Path(verb) => verb.run(context).await,
             Command::Matrix(verb) => verb.run(context).await,
+            Command::Compare(verb) => verb.run(context).await,
             Command::Test(verb) => verb.run(context).await,
             Command::Ping(verb) => verb.run(context).await,
             Command::Traffic(verb) => verb.run(context).await,

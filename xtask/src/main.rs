@@ -3,6 +3,7 @@
 
 mod bench;
 mod command;
+mod conformance;
 mod demo;
 mod man;
 mod packages;
@@ -28,6 +29,8 @@ enum Chore {
     Demo(demo::DemoArguments),
     /// Measure vnetd's paths against the kernel's router and other WireGuards in userspace
     Bench(bench::BenchArguments),
+    /// Compare effective routes and rules with Azure's own answers, and print a score
+    Conformance(conformance::ConformanceArguments),
     /// Write the man pages of vnetd and vnetctl, made out of their command lines
     Man(man::ManArguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run_all(&arguments),
         Chore::Demo(arguments) => demo::show(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Man(arguments) => man::write(&arguments),
     };
     match outcome {

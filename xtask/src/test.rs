@@ -7,6 +7,7 @@ use clap::Args;
 use vnet_integration::process;
 
 use crate::command::{cargo, is_present, run};
+use crate::conformance::{self, ConformanceArguments};
 use crate::packages;
 
 /// What `cargo xtask test` takes.
@@ -43,6 +44,12 @@ pub(crate) fn run_all(arguments: &TestArguments) -> Result<bool> {
             Ok(false) => failed.push(name.to_owned()),
             Err(error) => failed.push(format!("{name}: {error:#}")),
         }
+    }
+    println!("==> conformance");
+    match conformance::run(&ConformanceArguments::default()) {
+        Ok(true) => {}
+        Ok(false) => failed.push("conformance".to_owned()),
+        Err(error) => failed.push(format!("conformance: {error:#}")),
     }
     println!("==> tests");
     let tally = tests(arguments)?;
