@@ -76,7 +76,10 @@ azure_rules! {
     FirewallStateful = "FIREWALL-STATEFUL", Documented, "replies of an allowed flow pass";
     FirewallReevaluate = "FIREWALL-REEVALUATE", Documented, "a change to deny ends live sessions";
     FirewallNoSession = "FIREWALL-NO-SESSION", Documented, "a firewall must see both directions of a TCP flow";
-    FirewallNoSnat = "FIREWALL-SNAT-ABSENT", Inferred, "a firewall's way to the Internet needs source translation, which this version lacks";
+    FirewallSnat = "FIREWALL-SNAT", Documented, "towards addresses that are not private a firewall translates the source to its own";
+    FirewallSnatPorts = "FIREWALL-SNAT-PORTS", Documented, "2,496 ports for each public address and instance, towards each destination";
+    FirewallSnatProtocols = "FIREWALL-SNAT-PROTOCOLS", Documented, "only TCP and UDP leave a firewall to the Internet";
+    FirewallForcedTunnel = "FIREWALL-FORCED-TUNNEL", Documented, "a firewall without a public address has no way to the Internet of its own";
     VpnTable = "VPN-TABLE", Documented, "a gateway routes by its connections' prefixes";
     VpnStatic = "VPN-STATIC", Documented, "without BGP a Vnet2Vnet connection knows the other network's own ranges only";
     VpnSource = "VPN-SOURCE", Inferred, "a tunnel's end takes sources of its connection's prefixes only";
@@ -87,7 +90,16 @@ azure_rules! {
     VpnHop = "VPN-HOP", Disputed, "whether a gateway shows as a hop";
     SiteRoute = "SITE-ROUTE", Inferred, "a built-in device routes into the tunnel what the gateway would advertise";
     EgressPublicAddress = "EGRESS-PUBLIC-ADDRESS", Documented, "a public address of a NIC stands for its private one";
-    EgressNone = "EGRESS-NONE", Inferred, "without a public address there is no way to the Internet yet";
+    EgressOrder = "EGRESS-ORDER", Documented, "NAT gateway, then public address, then default outbound access; a flow keeps its way";
+    EgressNatGateway = "EGRESS-NAT-GATEWAY", Documented, "a NAT gateway translates what its subnets send to the Internet";
+    EgressNatProtocols = "EGRESS-NAT-PROTOCOLS", Documented, "a Standard NAT gateway takes TCP and UDP, StandardV2 ICMP too";
+    EgressPortReuse = "EGRESS-PORT-REUSE", Documented, "64,512 ports of each address, each used once towards a destination";
+    EgressNoInbound = "EGRESS-NO-INBOUND", Documented, "translation by ports takes answers only";
+    EgressDefaultOutbound = "EGRESS-DEFAULT-OUTBOUND", Documented, "default outbound access takes whole TCP and UDP packets over IPv4";
+    EgressPrivateSubnet = "EGRESS-PRIVATE-SUBNET", Documented, "a private subnet has no default outbound access";
+    EgressOwnSource = "EGRESS-OWN-SOURCE", Inferred, "the Internet is reached from a NIC's own addresses only";
+    EgressHairpin = "EGRESS-HAIRPIN", Inferred, "a packet for a public address of the same lab turns round at the internet edge";
+    EgressServiceEndpoint = "EGRESS-SERVICE-ENDPOINT", Documented, "by a service endpoint the service sees the private source";
     LatencyRegion = "LATENCY-REGION", Documented, "latency between regions is the published median";
     LatencyZone = "LATENCY-ZONE", Inferred, "0.3 ms inside a zone, 1 ms between zones";
 }

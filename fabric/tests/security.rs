@@ -265,17 +265,6 @@ fn a_firewalls_own_address_is_reached() {
 }
 
 #[test]
-fn a_firewall_does_not_reach_the_internet_yet() {
-    let all = policy("child", "", 200, &[collection("all", 100, "Allow", "Any", "*")]);
-    let snapshot = firewalled(&all);
-    let decision = send(&snapshot, "fw", &packet(Protocol::TCP, "10.0.1.4", "203.0.113.80", 443));
-    assert_eq!(
-        (dropped(&decision), azure_rule(&snapshot, &decision)),
-        (Reason::NoRoute, "FIREWALL-SNAT-ABSENT".to_owned())
-    );
-}
-
-#[test]
 fn two_firewalls_that_point_at_each_other_make_a_loop() {
     let snapshot = lab("
 name: loop

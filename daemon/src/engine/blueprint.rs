@@ -132,11 +132,9 @@ impl Blueprint {
     fn add_port(&mut self, port: &PortInfo, snapshot: &Snapshot) {
         let Some((name, role, device)) = placement(&port.kind) else { return };
         let routes = match port.kind {
-            PortKind::InternetEdge => snapshot
-                .edge_addresses()
-                .iter()
-                .map(|address| RouteSpec::on_link(IpNet::from(*address)))
-                .collect(),
+            PortKind::InternetEdge => {
+                snapshot.edge_prefixes().iter().map(|prefix| RouteSpec::on_link(*prefix)).collect()
+            }
             _ if port.default_route => default_routes(&port.addresses),
             _ => Vec::new(),
         };

@@ -1,5 +1,6 @@
 //! From the file and the state to a snapshot. Every name gets the handle that the state holds for it.
 
+mod egress;
 mod firewall;
 mod gateways;
 mod latency;
@@ -19,6 +20,7 @@ use vnet_dataplane::PortId;
 
 use crate::azure_rule::AzureRule;
 use crate::control::{Ids, State};
+use crate::snapshot::egress::{EdgeAddress, FirewallSnat};
 use crate::snapshot::network::{EffectiveGateway, Firewall, Location, Network, Nic, Owner, Subnet};
 use crate::snapshot::routes::SubnetRoutes;
 use crate::snapshot::rules::RuleSet;
@@ -57,6 +59,7 @@ pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) ->
     builder.machines();
     builder.firewalls();
     builder.platform_and_edge();
+    builder.egress();
     builder.peerings();
     builder.gateways();
     builder.sites();
@@ -212,6 +215,8 @@ impl<'a> Builder<'a> {
                     network: index,
                     routes: SubnetRoutes::default(),
                     route_table: subnet.route_table.as_deref().map(Into::into),
+                    nat_gateway: None,
+                    default_outbound: false,
                 });
             }
             self.snapshot.networks.push(Network {
@@ -221,6 +226,7 @@ impl<'a> Builder<'a> {
                 peerings: Vec::new(),
                 peering_ranges: Default::default(),
                 gateway: EffectiveGateway::None,
+                outbound: None,
             });
         }
     }
@@ -273,8 +279,7 @@ impl<'a> Builder<'a> {
         for outside in &nic.public_ip_addresses {
             if let Some(inside) = addresses.iter().find(|inside| inside.is_ipv4() == outside.is_ipv4()) {
                 public.push((*inside, *outside));
-                self.snapshot.public.insert(*outside, (index, *inside));
-                self.snapshot.edge_addresses.push(*outside);
+                self.own_edge_address(*outside, EdgeAddress::Nic { nic: index, private: *inside });
             }
         }
         for group in &nic.application_security_groups {
@@ -291,6 +296,7 @@ impl<'a> Builder<'a> {
             forwarding: nic.enable_ip_forwarding,
             inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
             outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
+            edge: self.add_function(format!("edge/{name}"), FunctionKind::Translation),
             nic_nsg: None,
             subnet_nsg: None,
             public,
@@ -323,7 +329,6 @@ impl<'a> Builder<'a> {
             for address in &addresses {
                 self.snapshot.networks[network].owners.insert(*address, port);
             }
-            self.snapshot.edge_addresses.extend(&firewall.public_ip_addresses);
             let hits = HitKind::Firewall {
                 firewall: name.as_str().into(),
                 group: "".into(),
@@ -340,6 +345,7 @@ impl<'a> Builder<'a> {
                 function: self.add_function(format!("firewall/{name}"), FunctionKind::Firewall),
                 rules: RuleSet::default(),
                 default_deny,
+                snat: FirewallSnat::default(),
                 location: self.network_location(network, None),
             };
             self.snapshot.firewalls.push(firewall);

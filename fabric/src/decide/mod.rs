@@ -7,6 +7,7 @@ mod gateway;
 mod nic;
 mod peering;
 mod route;
+mod translate;
 
 use std::net::IpAddr;
 
@@ -235,8 +236,12 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     fn open_session(&mut self, function: FunctionId, rule: RuleId) {
-        let open = SessionOpen::new(function, self.tuple, rule);
-        let known = self.opens.iter().any(|other| other.function == function && other.tuple == self.tuple);
+        self.add_session(SessionOpen::new(function, self.tuple, rule));
+    }
+
+    fn add_session(&mut self, open: SessionOpen) {
+        let SessionOpen { function, tuple, .. } = open;
+        let known = self.opens.iter().any(|other| other.function == function && other.tuple == tuple);
         if self.embedded.is_none() && !known && self.opens.try_push(open).is_err() {
             self.overflow = true;
         }

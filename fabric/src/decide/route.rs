@@ -65,11 +65,14 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let owner = network.owners.get(&address).copied();
         match (owner, owner.and_then(|port| snapshot.owner(port))) {
             (Some(_), Some(Owner::Nic(nic))) => Next::Nic { nic, next_hop },
-            (Some(_), Some(Owner::Firewall(firewall))) if address != self.tuple.destination => {
+            (Some(_), Some(Owner::Firewall(firewall)))
+                if address != self.tuple.destination || self.answers_firewall(firewall) =>
+            {
                 Next::Firewall(firewall)
             }
             (Some(port), Some(Owner::Firewall(_) | Owner::Gateway { .. }))
-                if address == self.tuple.destination =>
+                if address == self.tuple.destination
+                    && snapshot.port(port).is_some_and(|port| port.has_address(address)) =>
             {
                 self.deliver(port)
             }

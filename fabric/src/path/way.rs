@@ -3,12 +3,11 @@
 use smallvec::SmallVec;
 use vnet_dataplane::{Action, FiveTuple, PacketMeta, PortId, Reason, TunnelId};
 
-use crate::azure_rule::AzureRule;
 use crate::decide::{HOPS_MAX, decide};
 use crate::decision::{SessionOpen, Verdict};
 use crate::snapshot::network::Owner;
 use crate::snapshot::{HitKind, Snapshot, TunnelPeer};
-use crate::trace::{Hop, RuleId, Step, StepKind, Trace};
+use crate::trace::{Hop, RuleId, Trace};
 
 /// What became of a packet.
 #[derive(Clone, Debug)]
@@ -29,6 +28,8 @@ pub(super) enum Assumption {
     Forwards(usize),
     /// What the user's device at the other end of this tunnel does is not known.
     Device(TunnelId),
+    /// What the host's own network does with the packet is not known.
+    HostNetwork,
 }
 
 impl Assumption {
@@ -36,6 +37,9 @@ impl Assumption {
         match self {
             Assumption::Forwards(nic) => {
                 format!("{} is assumed to forward", snapshot.hop_name(Hop::Nic(nic)))
+            }
+            Assumption::HostNetwork => {
+                "it leaves by the host's own network: what answers there is not known".to_owned()
             }
             Assumption::Device(tunnel) => {
                 let site = match snapshot.tunnel(tunnel).map(|spec| &spec.peer) {
@@ -83,7 +87,7 @@ pub(super) fn follow<T: Trace>(
         way.decided_by = decisive(snapshot, &way, decision.decided_by, decision.verdict);
         way.delay_ns += delay(snapshot, &decision.actions);
         rewrite(&mut packet.tuple, &decision.actions);
-        match after(snapshot, &mut way, decision.verdict, &packet, trace) {
+        match after(snapshot, &mut way, decision.verdict, &packet) {
             Ok(next) => port = next,
             Err(end) => {
                 way.end = end;
@@ -111,7 +115,6 @@ fn after(
     way: &mut Way,
     verdict: Verdict,
     packet: &PacketMeta,
-    trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
     match verdict {
         Verdict::Drop(reason) => Err(WayEnd::Dropped(reason)),
@@ -125,7 +128,7 @@ fn after(
             }
             _ => Err(WayEnd::Dropped(Reason::TunnelDown)),
         },
-        Verdict::Deliver(port) => delivered(snapshot, way, port, packet, trace),
+        Verdict::Deliver(port) => delivered(snapshot, way, port, packet),
     }
 }
 
@@ -134,7 +137,6 @@ fn delivered(
     way: &mut Way,
     port: PortId,
     packet: &PacketMeta,
-    trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
     let destination = packet.tuple.destination;
     let arrived = Err(WayEnd::Arrived(port, packet.tuple));
@@ -143,19 +145,12 @@ fn delivered(
             way.assumptions.push(Assumption::Forwards(nic));
             Ok(leaves_by(snapshot, nic, destination))
         }
-        Some(Owner::InternetEdge) if snapshot.public.contains_key(&destination) => Ok(port),
-        Some(Owner::InternetEdge)
-            if !snapshot.names.internet_hosts.values().flatten().any(|host| *host == destination) =>
-        {
-            let rule = snapshot.check(AzureRule::FabricNoListener);
-            way.decided_by = Some(rule);
-            trace.rests_on(rule);
-            trace.step(|| {
-                let text = format!("no simulated host of the Internet has the address {destination}");
-                Step::new(StepKind::Drop, "internet", text, snapshot.rule_ref(rule))
-            });
-            Err(WayEnd::Outside(packet.tuple))
+        Some(Owner::InternetEdge) if snapshot.internet_addresses.contains(&destination) => arrived,
+        Some(Owner::InternetEdge) if snapshot.host_egress => {
+            way.assumptions.push(Assumption::HostNetwork);
+            Err(WayEnd::Beyond)
         }
+        Some(Owner::InternetEdge) => Err(WayEnd::Outside(packet.tuple)),
         _ => arrived,
     }
 }
@@ -182,14 +177,21 @@ fn delay(snapshot: &Snapshot, actions: &[Action]) -> u64 {
 
 fn rewrite(tuple: &mut FiveTuple, actions: &[Action]) {
     for action in actions {
+        let (Action::RewriteSource { port, .. } | Action::RewriteDestination { port, .. }) = *action else {
+            continue;
+        };
+        // An ICMP identifier stands on both sides.
+        let either = port.filter(|_| tuple.protocol.is_icmp());
         match *action {
-            Action::RewriteSource { address, port } => {
+            Action::RewriteSource { address, .. } => {
                 tuple.source = address;
                 tuple.source_port = port.unwrap_or(tuple.source_port);
+                tuple.destination_port = either.unwrap_or(tuple.destination_port);
             }
-            Action::RewriteDestination { address, port } => {
+            Action::RewriteDestination { address, .. } => {
                 tuple.destination = address;
                 tuple.destination_port = port.unwrap_or(tuple.destination_port);
+                tuple.source_port = either.unwrap_or(tuple.source_port);
             }
             _ => {}
         }

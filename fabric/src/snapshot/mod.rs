@@ -1,15 +1,17 @@
 //! The immutable compiled form of a topology and its state. A worker looks at one snapshot per batch.
 
+pub(crate) mod egress;
 pub mod lpm;
 pub(crate) mod network;
 pub mod ports;
 pub mod routes;
 pub mod rules;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vnet_config::model::PeeringFlags;
 use vnet_dataplane::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 
@@ -20,6 +22,7 @@ pub use ports::{
 
 use crate::azure_rule::AzureRule;
 use crate::trace::{Hop, RuleId, RuleRef};
+use egress::{EdgeAddress, NatGateway};
 use network::{Firewall, Gateway, Location, Network, Nic, Owner, PeeringHalf, Site, Subnet, Tunnel};
 
 /// Azure's platform address: DNS, DHCP, health probes.
@@ -59,10 +62,15 @@ pub struct Snapshot {
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) tunnels: Vec<Tunnel>,
     pub(crate) sites: Vec<Site>,
-    /// Public addresses that belong to NICs: index of the NIC and the private address.
-    pub(crate) public: HashMap<IpAddr, (usize, IpAddr)>,
-    /// Every public address that the internet edge's device takes, firewalls' included.
-    pub(crate) edge_addresses: Vec<IpAddr>,
+    pub(crate) nat_gateways: Vec<NatGateway>,
+    /// Public addresses that the internet edge takes.
+    pub(crate) edge_owners: HashMap<IpAddr, EdgeAddress>,
+    /// The same as prefixes, with the private ranges that service endpoints answer to.
+    pub(crate) edge_prefixes: Vec<IpNet>,
+    /// Addresses that something in the `internet` namespace or behind it holds.
+    pub(crate) internet_addresses: HashSet<IpAddr>,
+    /// Whether packets for other addresses leave by the host's own network.
+    pub(crate) host_egress: bool,
     pub(crate) platform: Option<PortId>,
     pub(crate) edge: Option<PortId>,
     /// NICs by private address, over all networks: whom the platform may answer.
@@ -122,9 +130,30 @@ impl Snapshot {
         self.edge
     }
 
-    /// Public addresses of virtual machines and firewalls: the `internet` namespace routes them to the edge's device.
-    pub fn edge_addresses(&self) -> &[IpAddr] {
-        &self.edge_addresses
+    /// What the `internet` namespace routes to the edge's device: public addresses of virtual machines, NAT gateways,
+    /// firewalls and of default outbound access, and private ranges with service endpoints.
+    pub fn edge_prefixes(&self) -> &[IpNet] {
+        &self.edge_prefixes
+    }
+
+    /// Whether packets for public addresses that nothing in the lab holds leave by the host's own network.
+    pub fn host_egress(&self) -> bool {
+        self.host_egress
+    }
+
+    /// NAT gateways by name, with the function whose sessions hold their ports.
+    pub fn nat_gateways(&self) -> impl Iterator<Item = (&str, FunctionId)> {
+        self.nat_gateways.iter().map(|gateway| (&*gateway.name, gateway.function))
+    }
+
+    /// Firewalls by name, with the function whose sessions hold their ports.
+    pub fn firewalls(&self) -> impl Iterator<Item = (&str, FunctionId)> {
+        self.firewalls.iter().map(|firewall| (&*firewall.name, firewall.function))
+    }
+
+    /// The address of default outbound access of each network that has it.
+    pub fn default_outbound_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        self.networks.iter().filter_map(|network| Some((&*network.name, network.outbound.as_ref()?.address)))
     }
 
     /// All tunnel ends.

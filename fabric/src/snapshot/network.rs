@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 use vnet_dataplane::{CounterId, FunctionId, LimiterId, PortId};
 
+use super::egress::{DefaultOutbound, FirewallSnat};
 use super::lpm::Lpm;
 use super::ports::TunnelSpec;
 use super::routes::SubnetRoutes;
@@ -35,6 +36,8 @@ pub(crate) struct Network {
     /// The same by the remote network's ranges, whatever their state.
     pub(crate) peering_ranges: Lpm<usize>,
     pub(crate) gateway: EffectiveGateway,
+    /// None where every subnet is private.
+    pub(crate) outbound: Option<DefaultOutbound>,
 }
 
 /// The gateway that routes to VirtualNetworkGateway lead to.
@@ -65,6 +68,9 @@ pub(crate) struct Subnet {
     pub(crate) network: usize,
     pub(crate) routes: SubnetRoutes,
     pub(crate) route_table: Option<Arc<str>>,
+    pub(crate) nat_gateway: Option<usize>,
+    /// Whether machines without another way to the Internet have Azure's.
+    pub(crate) default_outbound: bool,
 }
 
 /// One half of a peering.
@@ -110,6 +116,8 @@ pub(crate) struct Nic {
     pub(crate) outbound: FunctionId,
     pub(crate) nic_nsg: Option<Arc<Nsg>>,
     pub(crate) subnet_nsg: Option<Arc<Nsg>>,
+    /// Sessions of flows by its public addresses and by service endpoints.
+    pub(crate) edge: FunctionId,
     /// Private addresses, each with the public one that stands for it.
     pub(crate) public: SmallVec<[(IpAddr, IpAddr); 2]>,
     pub(crate) location: Location,
@@ -131,6 +139,7 @@ pub(crate) struct Firewall {
     pub(crate) function: FunctionId,
     pub(crate) rules: RuleSet,
     pub(crate) default_deny: RuleId,
+    pub(crate) snat: FirewallSnat,
     pub(crate) location: Location,
 }
 

@@ -233,7 +233,7 @@ impl TunnelDirection {
 pub struct FunctionInfo {
     /// Its handle, stable for the lab's life.
     pub id: FunctionId,
-    /// `nsg/web/eth0/outbound`, `firewall/fw`.
+    /// `nsg/web/eth0/outbound`, `firewall/fw`, `edge/web/eth0`, `nat/out`, `outbound/hub`.
     pub name: Arc<str>,
     /// What kind of sessions it keeps.
     pub kind: FunctionKind,
@@ -244,8 +244,11 @@ pub struct FunctionInfo {
 pub enum FunctionKind {
     /// The security groups of a NIC, for flows that begin in one direction. A verdict holds for the life of the flow.
     SecurityGroup,
-    /// A firewall. Rules are evaluated again when the policy changes.
+    /// A firewall. Rules are evaluated again when the policy changes. A session that it translates holds a port.
     Firewall,
+    /// The way out to the Internet: of a NIC by its public address, of a NAT gateway, or of default outbound access. A
+    /// flow keeps the way that it began with.
+    Translation,
 }
 
 /// A rule whose hits are counted.

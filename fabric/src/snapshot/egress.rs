@@ -1,0 +1,77 @@
+//! The ways out to the Internet, compiled: who translates sources to which addresses and ports.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vnet_dataplane::{FunctionId, PortPool};
+
+use super::lpm::contains;
+use crate::trace::RuleId;
+
+/// The lowest port that translation uses.
+const FIRST_PORT: u16 = 1_024;
+/// Ports of one public address of a firewall: 2,496 for each of its two instances.
+const FIREWALL_PORTS: u16 = 2 * 2_496;
+
+/// A NAT gateway.
+#[derive(Debug)]
+pub(crate) struct NatGateway {
+    pub(crate) name: Arc<str>,
+    /// The network whose subnets use it.
+    pub(crate) network: usize,
+    pub(crate) function: FunctionId,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) idle_minutes: u8,
+    /// Whether it translates ICMP, as SKU StandardV2 does.
+    pub(crate) icmp: bool,
+    pub(crate) rule: RuleId,
+}
+
+/// The address that Azure lends to machines of a network that have no other way out.
+#[derive(Debug)]
+pub(crate) struct DefaultOutbound {
+    pub(crate) function: FunctionId,
+    pub(crate) address: IpAddr,
+}
+
+/// What a firewall does with sources.
+#[derive(Debug, Default)]
+pub(crate) struct FirewallSnat {
+    pub(crate) public: Vec<IpAddr>,
+    /// Its instances' addresses in AzureFirewallSubnet.
+    pub(crate) instances: Vec<IpAddr>,
+    /// Destinations that see the original source.
+    pub(crate) untranslated: Vec<IpNet>,
+}
+
+impl FirewallSnat {
+    /// Whether packets to this destination keep their source.
+    pub(crate) fn spares(&self, destination: IpAddr) -> bool {
+        contains(&self.untranslated, destination)
+    }
+}
+
+/// Every port that is not reserved, of each address.
+pub(crate) fn all_ports(addresses: &[IpAddr]) -> PortPool<'_> {
+    PortPool { addresses, first_port: FIRST_PORT, last_port: u16::MAX }
+}
+
+/// The ports that a firewall has of each address.
+pub(crate) fn firewall_ports(addresses: &[IpAddr]) -> PortPool<'_> {
+    PortPool { addresses, first_port: FIRST_PORT, last_port: FIRST_PORT + FIREWALL_PORTS - 1 }
+}
+
+/// Whose a public address is that the internet edge takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EdgeAddress {
+    /// A NIC's, for this private address.
+    Nic {
+        nic: usize,
+        private: IpAddr,
+    },
+    NatGateway(usize),
+    /// Azure's own, lent to this network.
+    DefaultOutbound(usize),
+    Firewall(usize),
+}
