@@ -18,7 +18,7 @@ use crate::snapshot::{
     ApplianceKind, CounterKind, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
 };
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
     pub(super) fn gateways(&mut self) {
         let topology = self.topology;
         for (name, gateway) in &topology.virtual_network_gateways {
@@ -315,21 +315,46 @@ impl Builder<'_> {
         }
     }
 
+    /// A network's own gateways stand before those that it uses by transit, an ExpressRoute gateway before a VPN gateway.
     pub(super) fn effective_gateways(&mut self) {
-        let own: Vec<Option<usize>> = (0..self.snapshot.networks.len())
+        let count = self.snapshot.networks.len();
+        let vpn: Vec<Option<usize>> = (0..count)
             .map(|network| self.snapshot.gateways.iter().position(|gateway| gateway.network == network))
             .collect();
-        for network in 0..self.snapshot.networks.len() {
-            let remote = || {
-                self.connected(network).into_iter().find_map(|peering| {
+        let express_route: Vec<Option<&str>> =
+            (0..count).map(|network| self.express_route_gateway(network)).collect();
+        for network in 0..count {
+            let remote = self.connected(network).into_iter().find(|peering| {
+                let remote = self.snapshot.peerings[*peering].remote;
+                (vpn[remote].is_some() || express_route[remote].is_some()) && self.transit(network, remote)
+            });
+            let own = vpn[network].is_some() || express_route[network].is_some();
+            let (gateway, before) = match remote {
+                _ if own => {
+                    let gateway = vpn[network].map_or(EffectiveGateway::None, EffectiveGateway::Own);
+                    (gateway, express_route[network])
+                }
+                Some(peering) => {
                     let remote = self.snapshot.peerings[peering].remote;
-                    let gateway = own[remote].filter(|_| self.transit(network, remote))?;
-                    Some(EffectiveGateway::Remote { gateway, peering })
-                })
+                    let gateway = vpn[remote].map_or(EffectiveGateway::None, |gateway| {
+                        EffectiveGateway::Remote { gateway, peering }
+                    });
+                    (gateway, express_route[remote])
+                }
+                None => (EffectiveGateway::None, None),
             };
-            let effective =
-                own[network].map(EffectiveGateway::Own).or_else(remote).unwrap_or(EffectiveGateway::None);
-            self.snapshot.networks[network].gateway = effective;
+            self.snapshot.networks[network].gateway = gateway;
+            self.snapshot.networks[network].express_route = before.map(Into::into);
         }
+    }
+
+    fn express_route_gateway(&self, network: usize) -> Option<&'a str> {
+        let topology = self.topology;
+        let name = &*self.snapshot.networks[network].name;
+        let mut all = topology.virtual_network_gateways.iter();
+        all.find(|(_, gateway)| {
+            gateway.gateway_type == GatewayType::ExpressRoute && gateway.virtual_network == name
+        })
+        .map(|(name, _)| name.as_str())
     }
 }

@@ -1,6 +1,7 @@
 //! From the file and the state to a snapshot. Every name gets the handle that the state holds for it.
 
 mod egress;
+mod endpoints;
 mod firewall;
 mod gateways;
 mod latency;
@@ -227,6 +228,7 @@ impl<'a> Builder<'a> {
                 peering_ranges: Default::default(),
                 gateway: EffectiveGateway::None,
                 outbound: None,
+                express_route: None,
             });
         }
     }

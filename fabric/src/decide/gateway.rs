@@ -236,8 +236,9 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 }
 
-/// Spreads flows over equal paths: FNV-1a over the tuple.
-fn spread(tuple: &FiveTuple) -> usize {
+/// Spreads flows over equal paths: FNV-1a over the tuple, its bits mixed once more, since of neighbouring ports its upper
+/// half knows nothing.
+pub(super) fn spread(tuple: &FiveTuple) -> usize {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut add = |bytes: &[u8]| {
         for byte in bytes {
@@ -253,5 +254,32 @@ fn spread(tuple: &FiveTuple) -> usize {
     add(&tuple.source_port.to_be_bytes());
     add(&tuple.destination_port.to_be_bytes());
     add(&[tuple.protocol.0]);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     usize::try_from(hash >> 33).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vnet_dataplane::Protocol;
+
+    #[test]
+    fn flows_of_neighbouring_ports_are_spread_evenly() {
+        let of_port = |source_port| FiveTuple {
+            protocol: Protocol::TCP,
+            source: IpAddr::from([10, 0, 0, 4]),
+            destination: IpAddr::from([10, 1, 0, 4]),
+            source_port,
+            destination_port: 443,
+        };
+        for ways in [2, 3, 4] {
+            let mut counts = vec![0; ways];
+            for port in 40_000..41_200 {
+                counts[spread(&of_port(port)) % ways] += 1;
+            }
+            let fair = 1200 / ways;
+            assert!(counts.iter().all(|count| (fair * 4 / 5..fair * 6 / 5).contains(count)), "{counts:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The one place where a verdict is made: a packet walks from its ingress port over routes, peerings, firewalls and
 //! gateways to a port, a tunnel or a drop. Nothing is allocated unless the way is traced.
 
+mod candidates;
 mod edge;
 mod firewall;
 mod gateway;

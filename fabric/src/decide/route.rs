@@ -4,14 +4,17 @@ use std::net::IpAddr;
 
 use vnet_dataplane::Reason;
 
+use super::candidates::rejected;
+use super::gateway::spread;
 use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
 use crate::compile::describe_next_hop;
 use crate::decision::SessionView;
+use crate::effective::{is_global, source_name};
 use crate::snapshot::lpm::contains;
 use crate::snapshot::network::{EffectiveGateway, Owner};
 use crate::snapshot::routes::{NextHop, Route, RouteSource};
-use crate::trace::{RejectedRoute, RejectedState, Step, StepKind, Trace};
+use crate::trace::{Step, StepKind, Trace};
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     pub(super) fn route(&mut self, subnet: usize, sender: Sender) -> Next {
@@ -24,18 +27,39 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             });
         };
         self.note_route(subnet, route);
+        self.note_peerings_off(subnet);
         self.routed_by = Some(route.rule);
         let network = snapshot.subnets[subnet].network;
-        match route.next_hop {
-            NextHop::VnetLocal => self.inside(network, destination, false),
-            NextHop::Peering(half) => match self.cross(half, sender) {
-                Some(end) => end,
-                None => self.inside(snapshot.peerings[half].remote, destination, false),
-            },
-            NextHop::VirtualAppliance(address) => self.reach_appliance(network, address, sender),
+        match &route.next_hop {
+            NextHop::VnetLocal | NextHop::InterfaceEndpoint(None) => self.inside(network, destination, None),
+            NextHop::Peering(half) | NextHop::InterfaceEndpoint(Some(half)) => {
+                match self.cross(*half, sender) {
+                    Some(end) => end,
+                    None => self.inside(snapshot.peerings[*half].remote, destination, None),
+                }
+            }
+            NextHop::VirtualAppliance(address) => self.reach_appliance(network, *address, sender),
+            NextHop::VirtualApplianceEcmp(addresses) => {
+                let address = self.one_of(addresses, &snapshot.subnets[subnet].name);
+                self.reach_appliance(network, address, sender)
+            }
             NextHop::VirtualNetworkGateway => self.reach_gateway(network, sender, route),
+            NextHop::ServiceEndpoint => self.reach_service(subnet, sender, route),
             NextHop::Internet => self.reach_internet(subnet, sender, route),
             NextHop::None => self.nowhere(subnet, sender, route),
+        }
+    }
+
+    /// That a peering's route is kept out is doubtful, and so is what comes of it.
+    fn note_peerings_off(&mut self, subnet: usize) {
+        let subnet = &self.snapshot.subnets[subnet];
+        let destination = self.tuple.destination;
+        let kept_out = subnet.routes.absent.peerings.as_ref();
+        if kept_out.is_some_and(|layer| layer.longest(destination).is_some()) {
+            let rule = self.snapshot.check(AzureRule::RoutePeeringDisabled);
+            self.note(StepKind::Route, Some(rule), &subnet.name, || {
+                format!("disablePeeringRoute keeps out the peering's route to {destination}")
+            });
         }
     }
 
@@ -45,25 +69,39 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         self.trace.rests_on(route.rule);
         self.trace.step(|| {
             let subnet = &snapshot.subnets[subnet];
-            let candidates = subnet.routes.candidates(destination);
-            let rejected = candidates.iter().skip(1).map(|other| lost(snapshot, route, other)).collect();
+            let rejected = rejected(snapshot, subnet, destination);
             let text = format!(
                 "{destination} matches {} ({}) -> {}",
                 route.prefix,
                 source_name(route),
-                shown(snapshot, route)
+                describe_next_hop(&route.next_hop, is_global(snapshot, route))
             );
             let rule = snapshot.rule_ref(route.rule);
             Step { rejected, ..Step::new(StepKind::Route, &*subnet.name, text, rule) }
         });
     }
 
-    /// To whoever holds an address of a network.
-    fn inside(&mut self, network: usize, address: IpAddr, next_hop: bool) -> Next {
+    /// The appliance that takes the flow, by its addresses and ports: the answer's choice is its own.
+    fn one_of(&mut self, addresses: &[IpAddr], at: &str) -> IpAddr {
+        let address = addresses[spread(&self.tuple) % addresses.len()];
+        let rule = self.snapshot.check(AzureRule::NextHopEcmp);
+        self.note(StepKind::Route, Some(rule), at, || {
+            format!("the flow's addresses and ports choose {address} of {} appliances", addresses.len())
+        });
+        address
+    }
+
+    /// To whoever holds an address of a network. As a next hop of `by`, it must be another one that forwards.
+    fn inside(&mut self, network: usize, address: IpAddr, by: Option<Sender>) -> Next {
         let snapshot = self.snapshot;
         let network = &snapshot.networks[network];
+        let next_hop = by.is_some();
         let owner = network.owners.get(&address).copied();
         match (owner, owner.and_then(|port| snapshot.owner(port))) {
+            (Some(_), Some(Owner::Nic(nic))) if by == Some(Sender::Nic(nic)) => self.own_appliance(address),
+            (Some(_), Some(Owner::Firewall(firewall))) if by == Some(Sender::Firewall(firewall)) => {
+                self.own_appliance(address)
+            }
             (Some(_), Some(Owner::Nic(nic))) => Next::Nic { nic, next_hop },
             (Some(_), Some(Owner::Firewall(firewall)))
                 if address != self.tuple.destination || self.answers_firewall(firewall) =>
@@ -94,12 +132,20 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
+    /// What an appliance sends comes back to it where its subnet has the route table that leads to it.
+    fn own_appliance(&mut self, address: IpAddr) -> Next {
+        let rule = self.snapshot.check(AzureRule::NextHopOwnSubnet);
+        self.drop(Reason::RoutingLoop, rule, "", || {
+            format!("the route table of the appliance's own subnet leads back to {address}")
+        })
+    }
+
     /// To the next hop of a user's route. It must be in the network, or in one that is directly peered and connected.
     fn reach_appliance(&mut self, network: usize, address: IpAddr, sender: Sender) -> Next {
         let snapshot = self.snapshot;
         let here = &snapshot.networks[network];
         if contains(&here.ranges, address) {
-            return self.inside(network, address, true);
+            return self.inside(network, address, Some(sender));
         }
         let Some((_, half)) = here.peering_ranges.longest(address) else {
             let rule = snapshot.check(AzureRule::NextHopReachable);
@@ -112,7 +158,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         };
         match self.cross(*half, sender) {
             Some(end) => end,
-            None => self.inside(snapshot.peerings[*half].remote, address, true),
+            None => self.inside(snapshot.peerings[*half].remote, address, Some(sender)),
         }
     }
 
@@ -123,6 +169,12 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return self.take_tunnel(gateway);
         }
         let subnet_route = route.source == RouteSource::User;
+        if subnet_route && let Some(name) = &here.express_route {
+            let rule = snapshot.check(AzureRule::NextHopGateway);
+            return self.drop(Reason::NoEffectiveGateway, rule, &here.name, || {
+                format!("the effective gateway of {} is {name}, an ExpressRoute gateway, to which no user route leads", here.name)
+            });
+        }
         match here.gateway {
             EffectiveGateway::None => {
                 let rule = snapshot.check(AzureRule::NextHopGateway);
@@ -164,36 +216,4 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             )
         })
     }
-}
-
-/// Why another route that contains the destination lost.
-fn lost(snapshot: &crate::Snapshot, selected: &Route, other: &Route) -> RejectedRoute {
-    let shorter = other.prefix.prefix_len() < selected.prefix.prefix_len();
-    let why = if shorter {
-        format!("shorter than {}", selected.prefix)
-    } else {
-        format!("{} beats {} on the same prefix", source_name(selected), source_name(other))
-    };
-    RejectedRoute {
-        address_prefix: other.prefix.to_string(),
-        source: source_name(other).to_owned(),
-        next_hop_type: shown(snapshot, other),
-        next_hop_ip_address: Vec::new(),
-        name: other.name.as_deref().map(str::to_owned),
-        state: if shorter { RejectedState::Active } else { RejectedState::Invalid },
-        why,
-    }
-}
-
-fn source_name(route: &Route) -> &'static str {
-    match route.source {
-        RouteSource::User => "User",
-        RouteSource::Gateway => "VirtualNetworkGateway",
-        RouteSource::Default => "Default",
-    }
-}
-
-fn shown(snapshot: &crate::Snapshot, route: &Route) -> String {
-    let global = matches!(route.next_hop, NextHop::Peering(half) if snapshot.peerings[half].global);
-    describe_next_hop(route.next_hop, global)
 }

@@ -8,6 +8,7 @@ pub use nsg::{
     FlowVerdict, ResourceId, effective_nsg, ip_flow_verify,
 };
 pub use routes::{EffectiveRoute, EffectiveRoutes, NextHopAnswer, effective_routes, next_hop};
+pub(crate) use routes::{is_global, next_hop_addresses, source_name, type_name};
 
 use crate::snapshot::Snapshot;
 use crate::snapshot::network::Nic;

@@ -59,32 +59,64 @@ pub struct NextHopAnswer {
 pub fn effective_routes(snapshot: &Snapshot, target: &str) -> Result<EffectiveRoutes, QuestionError> {
     let subnet = &snapshot.subnets[find_subnet(snapshot, target)?];
     let routes = &subnet.routes;
-    let mut value = Vec::new();
-    let mut add = |layer: Option<&Layer>, row: &dyn Fn(&Route) -> Option<bool>| {
-        for (_, route) in layer.into_iter().flat_map(|layer| layer.iter()) {
-            if let Some(active) = row(route) {
-                value.push(describe(snapshot, subnet, route, active));
-            }
-        }
-    };
+    let mut rows = Rows { snapshot, subnet, value: Vec::new(), lists: Vec::new() };
     let overridden = |route: &Route| routes.user_route(&route.prefix).is_some();
     let is_internet = |route: &Route| route.next_hop == NextHop::Internet;
-    add(Some(&routes.own), &|route| (!is_internet(route)).then(|| !overridden(route)));
-    add(Some(&routes.peerings), &|route| Some(!overridden(route)));
-    add(routes.gateway.as_ref(), &|route| Some(!overridden(route)));
+    rows.layer(Some(&routes.own), |route| (!is_internet(route)).then(|| !overridden(route)));
+    rows.layer(Some(&routes.peerings), |route| Some(!overridden(route)));
+    rows.layer(routes.gateway.as_ref(), |route| Some(!overridden(route)));
     // A default route of a gateway takes the system's place without a trace; one of a user leaves it listed.
     let internet = |route: &Route| match (overridden(route), routes.gateway_route(&route.prefix)) {
         (true, _) => Some(false),
         (false, Some(_)) => None,
         (false, None) => Some(true),
     };
-    add(Some(&routes.own), &|route| if is_internet(route) { internet(route) } else { None });
+    rows.layer(Some(&routes.own), |route| if is_internet(route) { internet(route) } else { None });
     // A private range's None route goes where a user's route has the prefix, and stays as Invalid under a gateway's.
-    add(routes.reserved.as_ref(), &|route| {
+    rows.layer(routes.reserved.as_ref(), |route| {
         (!overridden(route)).then(|| routes.gateway_route(&route.prefix).is_none())
     });
-    add(routes.user.as_ref(), &|_| Some(true));
-    Ok(EffectiveRoutes { value })
+    rows.layer(routes.service_endpoints.as_ref(), |_| Some(true));
+    rows.layer(routes.private_endpoints.as_ref(), |route| Some(!overridden(route)));
+    rows.layer(routes.absent.private_endpoints.as_ref(), |_| Some(false));
+    rows.layer(routes.user.as_ref(), |route| Some(routes.service_route(&route.prefix).is_none()));
+    for route in routes.absent.user.iter().flat_map(|lost| lost.iter()) {
+        rows.push(route, false);
+    }
+    Ok(EffectiveRoutes { value: rows.value })
+}
+
+/// Rows in the making. The prefixes of one service tag, or of one service's endpoint, share a row.
+struct Rows<'a> {
+    snapshot: &'a Snapshot,
+    subnet: &'a Subnet,
+    value: Vec<EffectiveRoute>,
+    /// List, name of the user's route, state, and the row that they have.
+    lists: Vec<(&'a str, Option<&'a str>, bool, usize)>,
+}
+
+impl<'a> Rows<'a> {
+    /// A row for each route of the layer that `state` lists, as Active or not.
+    fn layer(&mut self, layer: Option<&'a Layer>, state: impl Fn(&Route) -> Option<bool>) {
+        for (_, route) in layer.into_iter().flat_map(|layer| layer.iter()) {
+            if let Some(active) = state(route) {
+                self.push(route, active);
+            }
+        }
+    }
+
+    fn push(&mut self, route: &'a Route, active: bool) {
+        if let Some(list) = route.list.as_deref() {
+            let key = (list, route.name.as_deref(), active);
+            let known = self.lists.iter().find(|(list, name, active, _)| (*list, *name, *active) == key);
+            if let Some((.., row)) = known {
+                self.value[*row].address_prefix.push(route.prefix.to_string());
+                return;
+            }
+            self.lists.push((key.0, key.1, key.2, self.value.len()));
+        }
+        self.value.push(describe(self.snapshot, self.subnet, route, active));
+    }
 }
 
 fn describe(snapshot: &Snapshot, subnet: &Subnet, route: &Route, active: bool) -> EffectiveRoute {
@@ -95,29 +127,42 @@ fn describe(snapshot: &Snapshot, subnet: &Subnet, route: &Route, active: bool) -
         name: route.name.as_deref().map(str::to_owned),
         next_hop_ip_address: next_hop_addresses(snapshot, subnet, route),
         next_hop_type: type_name(snapshot, route).to_owned(),
-        source: match route.source {
-            RouteSource::User => "User",
-            RouteSource::Gateway => "VirtualNetworkGateway",
-            RouteSource::Default => "Default",
-        }
-        .to_owned(),
+        source: source_name(route).to_owned(),
         state: if active { "Active" } else { "Invalid" }.to_owned(),
     }
 }
 
-fn type_name(snapshot: &Snapshot, route: &Route) -> &'static str {
-    let global = matches!(route.next_hop, NextHop::Peering(half) if snapshot.peerings[half].global);
-    next_hop_type(route.next_hop, global)
+/// Who made a route, as Azure prints it.
+pub(crate) fn source_name(route: &Route) -> &'static str {
+    match route.source {
+        RouteSource::User => "User",
+        RouteSource::Gateway => "VirtualNetworkGateway",
+        RouteSource::Default => "Default",
+    }
 }
 
-/// The appliance's address; the public addresses of the gateway for routes of its own making.
-fn next_hop_addresses(snapshot: &Snapshot, subnet: &Subnet, route: &Route) -> Vec<String> {
-    match (route.next_hop, route.source) {
-        (NextHop::VirtualAppliance(address), _) => vec![address.to_string()],
-        (NextHop::VirtualNetworkGateway, RouteSource::Gateway) => {
-            let gateway = snapshot.networks[subnet.network].gateway.index();
-            let addresses = gateway.map_or(&[][..], |gateway| &snapshot.gateways[gateway].public);
-            addresses.iter().map(IpAddr::to_string).collect()
+/// Whether a route leads over a peering between regions.
+pub(crate) fn is_global(snapshot: &Snapshot, route: &Route) -> bool {
+    matches!(route.next_hop, NextHop::Peering(half) if snapshot.peerings[half].global)
+}
+
+/// `nextHopType` of a route.
+pub(crate) fn type_name(snapshot: &Snapshot, route: &Route) -> &'static str {
+    next_hop_type(&route.next_hop, is_global(snapshot, route))
+}
+
+/// The appliances' addresses; the public addresses of the gateway, or `None` where a user's route finds no gateway.
+pub(crate) fn next_hop_addresses(snapshot: &Snapshot, subnet: &Subnet, route: &Route) -> Vec<String> {
+    match &route.next_hop {
+        NextHop::VirtualAppliance(address) => vec![address.to_string()],
+        NextHop::VirtualApplianceEcmp(addresses) => addresses.iter().map(IpAddr::to_string).collect(),
+        NextHop::VirtualNetworkGateway => {
+            let network = &snapshot.networks[subnet.network];
+            let unusable = route.source == RouteSource::User && network.express_route.is_some();
+            match network.gateway.index().filter(|_| !unusable) {
+                Some(gateway) => snapshot.gateways[gateway].public.iter().map(IpAddr::to_string).collect(),
+                None => vec!["None".to_owned()],
+            }
         }
         _ => Vec::new(),
     }
@@ -153,8 +198,16 @@ pub fn next_hop(
     };
     let table = subnet.route_table.as_deref().filter(|_| route.source == RouteSource::User);
     Ok(NextHopAnswer {
-        next_hop_ip_address: next_hop_addresses(snapshot, subnet, route).into_iter().next(),
+        next_hop_ip_address: one_address(route, next_hop_addresses(snapshot, subnet, route)),
         next_hop_type: type_name(snapshot, route).to_owned(),
         route_table_id: table.map_or("System Route".to_owned(), |table| format!("routeTables/{table}")),
     })
+}
+
+/// The first address; all of them where the flow chooses one.
+fn one_address(route: &Route, all: Vec<String>) -> Option<String> {
+    match route.next_hop {
+        NextHop::VirtualApplianceEcmp(_) => Some(all.join(", ")),
+        _ => all.into_iter().next(),
+    }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Network {
     pub(crate) gateway: EffectiveGateway,
     /// None where every subnet is private.
     pub(crate) outbound: Option<DefaultOutbound>,
+    /// The ExpressRoute gateway, own or by transit, that stands before it: a user's route leads to neither.
+    pub(crate) express_route: Option<Arc<str>>,
 }
 
 /// The gateway that routes to VirtualNetworkGateway lead to.

@@ -1,0 +1,135 @@
+//! Service endpoints and private endpoints: the routes that they make, and the private endpoints' own ports.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vnet_config::model::{PrivateEndpoint, PrivateEndpointNetworkPolicies, ServiceEndpoint};
+
+use super::Builder;
+use super::routes::NewRoute;
+use crate::azure_rule::AzureRule;
+use crate::snapshot::lpm::{Lpm, contains};
+use crate::snapshot::routes::{Layer, NextHop, Route, RouteSource};
+
+/// Layers of service endpoints that are compiled already: subnets with the same endpoints share them.
+#[derive(Default)]
+pub(super) struct ServiceLayers<'a>(Vec<(&'a [ServiceEndpoint], Option<Layer>)>);
+
+/// A private endpoint as the subnets of one network reach it.
+pub(super) struct EndpointRoute {
+    pub(super) route: Route,
+    address: IpAddr,
+    /// Where its subnet's policies let the user's routes in: the length of the range that it lies in. The user's route must
+    /// be at least as long.
+    overridden_from: Option<u8>,
+}
+
+impl EndpointRoute {
+    /// Whether a route of the table overrides the endpoint's own, though it is shorter.
+    pub(super) fn is_overridden(&self, user: &Layer) -> bool {
+        let longest = user.longest(self.address).map(|(prefix, _)| prefix.prefix_len());
+        self.overridden_from.is_some_and(|length| longest.is_some_and(|longest| longest >= length))
+    }
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn service_layer(
+        &mut self,
+        endpoints: &'a [ServiceEndpoint],
+        known: &mut ServiceLayers<'a>,
+    ) -> Option<Layer> {
+        if endpoints.is_empty() {
+            return None;
+        }
+        if let Some((_, layer)) = known.0.iter().find(|(other, _)| *other == endpoints) {
+            return layer.clone();
+        }
+        let mut layer = Lpm::default();
+        for endpoint in endpoints {
+            let shown = format!("service endpoint {}", endpoint.service);
+            let service: Arc<str> = endpoint.service.as_str().into();
+            for prefix in self.topology.endpoint_prefixes(endpoint) {
+                if layer.get(&prefix).is_none() {
+                    let new = NewRoute {
+                        prefix,
+                        source: RouteSource::Default,
+                        next_hop: NextHop::ServiceEndpoint,
+                        shown: Some(&shown),
+                    };
+                    let route = self.route("", AzureRule::RouteServiceEndpoint, new);
+                    layer.insert(prefix, Route { list: Some(service.clone()), ..route });
+                }
+            }
+        }
+        let layer = (!layer.is_empty()).then(|| Arc::new(layer));
+        known.0.push((endpoints, layer.clone()));
+        layer
+    }
+
+    /// A route of one address for each private endpoint of the network and of the peers that it reaches.
+    pub(super) fn endpoint_routes(&mut self, network: usize) -> Vec<EndpointRoute> {
+        let topology = self.topology;
+        let halves = self.connected(network);
+        let mut routes = Vec::new();
+        for (name, endpoint) in &topology.private_endpoints {
+            let Some((owner, _)) =
+                self.find_subnet(&endpoint.subnet.virtual_network, &endpoint.subnet.subnet)
+            else {
+                continue;
+            };
+            let half = halves.iter().copied().find(|half| self.snapshot.peerings[*half].remote == owner);
+            if owner != network && half.is_none() {
+                continue;
+            }
+            for address in self.endpoint_addresses(name, endpoint) {
+                let peered = half.is_none_or(|half| {
+                    contains(&self.ranges_in_force(&self.snapshot.peerings[half]), address)
+                });
+                if !peered {
+                    continue;
+                }
+                let prefix = IpNet::from(address);
+                let shown = format!("private endpoint {name} ({prefix} -> InterfaceEndpoint)");
+                let new = NewRoute {
+                    prefix,
+                    source: RouteSource::Default,
+                    next_hop: NextHop::InterfaceEndpoint(half),
+                    shown: Some(&shown),
+                };
+                routes.push(EndpointRoute {
+                    route: self.route("", AzureRule::RoutePrivateEndpoint, new),
+                    address,
+                    overridden_from: self.overridden_from(endpoint, owner, address),
+                });
+            }
+        }
+        routes
+    }
+
+    fn overridden_from(&self, endpoint: &PrivateEndpoint, owner: usize, address: IpAddr) -> Option<u8> {
+        if !self.endpoint_policies(endpoint).applies_routes() {
+            return None;
+        }
+        let ranges = self.snapshot.networks[owner].ranges.iter();
+        ranges.filter(|range| range.contains(&address)).map(IpNet::prefix_len).max()
+    }
+
+    fn endpoint_policies(&self, endpoint: &PrivateEndpoint) -> PrivateEndpointNetworkPolicies {
+        let network = self.topology.virtual_networks.get(&endpoint.subnet.virtual_network);
+        let subnet = network.and_then(|network| network.subnets.get(&endpoint.subnet.subnet));
+        subnet.map(|subnet| subnet.private_endpoint_network_policies).unwrap_or_default()
+    }
+
+    fn endpoint_addresses(&self, name: &str, endpoint: &PrivateEndpoint) -> Vec<IpAddr> {
+        match endpoint.private_ip_address {
+            Some(address) => vec![address],
+            None => self.state.addresses.of(name).to_vec(),
+        }
+    }
+
+    /// Stand-ins for the network's subnets whose private endpoints answer without the subnet's route table.
+    pub(super) fn endpoint_subnets(&self, _network: usize) -> Vec<usize> {
+        Vec::new()
+    }
+}
