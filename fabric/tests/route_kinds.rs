@@ -277,3 +277,82 @@ onPremisesSites: {{hq: {{addressSpace: [192.168.0.0/16], hosts: {{pc: 192.168.1.
     assert!(!routes(&equal, "m").iter().any(|row| row.starts_with("VirtualNetworkGateway")));
     assert_eq!(hop(&equal, "10.2.7.9"), "VirtualAppliance 10.0.100.4");
 }
+
+/// A private endpoint 10.0.5.4 in `v`, which is peered with `p`, which is peered with `q`. The arguments are what its subnet has
+/// besides, and the routes of the table that machines in `v` and `p` use.
+fn endpoint(subnet: &str, routes: &str) -> Snapshot {
+    lab(&format!(
+        "
+name: endpoint
+virtualNetworks:
+  v:
+    addressSpace: [10.0.0.0/16]
+    subnets:
+      s: {{addressPrefix: 10.0.0.0/24, routeTable: t}}
+      nva: 10.0.9.0/24
+      private: {{addressPrefix: 10.0.5.0/24, routeTable: answers{subnet}}}
+    peerings: {{p: {{allowForwardedTraffic: true}}}}
+  p:
+    addressSpace: [10.1.0.0/16]
+    subnets: {{s: {{addressPrefix: 10.1.0.0/24, routeTable: t}}}}
+    peerings: {{v: {{allowForwardedTraffic: true}}, q: {{}}}}
+  q: {{addressSpace: [10.2.0.0/16], subnets: {{s: 10.2.0.0/24}}, peerings: {{p: {{}}}}}}
+virtualMachines: {{near: {{subnet: v/s}}, peer: {{subnet: p/s}}, nva: {{subnet: v/nva, enableIPForwarding: true}}}}
+networkSecurityGroups:
+  closed: {{securityRules: [{{name: none, priority: 100, direction: Inbound, access: Deny, protocol: '*', sourceAddressPrefix: '*', sourcePortRange: '*', destinationAddressPrefix: '*', destinationPortRange: '*'}}]}}
+routeTables:
+  t: {{routes: [{routes}]}}
+  answers: {{routes: [{{name: all, addressPrefix: 10.0.0.0/8, nextHopType: None}}, {{name: own, addressPrefix: 10.0.0.0/16, nextHopType: None}}, {{name: peer, addressPrefix: 10.1.0.0/16, nextHopType: None}}]}}
+privateEndpoints: {{store: {{subnet: v/private, privateLinkServiceConnection: a storage account}}}}
+"
+    ))
+}
+
+fn endpoint_rows(snapshot: &Snapshot, target: &str) -> Vec<String> {
+    routes(snapshot, target).into_iter().filter(|row| row.contains("InterfaceEndpoint")).collect()
+}
+
+#[test]
+fn a_private_endpoint_is_a_route_in_its_network_and_direct_peers() {
+    let snapshot = endpoint("", "");
+    let row = ["Default Active 10.0.5.4/32 InterfaceEndpoint".to_owned()];
+    assert_eq!(endpoint_rows(&snapshot, "near"), row);
+    assert_eq!(endpoint_rows(&snapshot, "peer"), row);
+    assert!(endpoint_rows(&snapshot, "q/s").is_empty());
+    for from in ["near", "peer"] {
+        let report = path(&snapshot, from, "store", ProbeProtocol::Tcp, Some(443)).unwrap();
+        // The endpoint answers without its subnet's route table, which would drop the answer.
+        assert_eq!((report.reason, report.via.len(), report.via_reverse.len()), (None, 0, 0), "{from}");
+        assert!(report.forward.steps.iter().any(|step| {
+            step.rule.as_ref().is_some_and(|rule| rule.azure_rule == "ROUTE-PRIVATE-ENDPOINT")
+        }));
+    }
+}
+
+#[test]
+fn user_routes_reach_private_endpoints_where_the_policy_lets_them() {
+    let through = to("range", "10.0.0.0/16", "10.0.9.4");
+    let wider = to("wider", "10.0.0.0/15", "10.0.9.4");
+    let exact = to("exact", "10.0.5.4/32", "10.0.9.4");
+    let routed = ", privateEndpointNetworkPolicies: RouteTableEnabled";
+    let open = endpoint("", &through);
+    let hop = |snapshot: &Snapshot| {
+        next_hop(snapshot, "peer", "10.0.5.4".parse().unwrap(), None).unwrap().next_hop_type
+    };
+    assert_eq!(hop(&open), "InterfaceEndpoint");
+    let policy = endpoint(routed, &through);
+    assert_eq!(hop(&policy), "VirtualAppliance");
+    assert_eq!(endpoint_rows(&policy, "peer"), ["Default Invalid 10.0.5.4/32 InterfaceEndpoint"]);
+    // With the policy its subnet's route table is for the answers too.
+    assert_eq!(ping(&policy, "peer", "store").reason.as_deref(), Some("RouteNone"));
+    assert_eq!(hop(&endpoint(routed, &wider)), "InterfaceEndpoint");
+    assert_eq!(hop(&endpoint("", &exact)), "VirtualAppliance");
+    let guarded = |policies: &str| {
+        endpoint(&format!(", networkSecurityGroup: closed, privateEndpointNetworkPolicies: {policies}"), "")
+    };
+    assert_eq!(ping(&guarded("Disabled"), "near", "store").reason, None);
+    assert_eq!(
+        ping(&guarded("NetworkSecurityGroupEnabled"), "near", "store").reason.as_deref(),
+        Some("NsgDeny")
+    );
+}

@@ -76,7 +76,8 @@ fn expand(topology: &Topology, entry: &str) -> Vec<String> {
     let outside = topology.internet.hosts.iter().map(|(name, host)| (name, &host.tags));
     let holds =
         |tags: &IndexMap<String, String>| tags.iter().any(|(key, value)| key == wanted || value == wanted);
-    let all = machines.chain(hosts).chain(outside);
+    let endpoints = topology.private_endpoints.iter().map(|(name, endpoint)| (name, &endpoint.tags));
+    let all = machines.chain(hosts).chain(endpoints).chain(outside);
     all.filter(|(_, tags)| holds(tags)).map(|(name, _)| name.clone()).collect()
 }
 

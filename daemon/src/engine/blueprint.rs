@@ -29,6 +29,8 @@ const DEVICE_NAME_MAX: usize = 15;
 pub(super) enum Role {
     /// A virtual machine.
     VirtualMachine,
+    /// A private endpoint, in which the service behind it runs.
+    PrivateEndpoint,
     /// A host of an on-premises site.
     SiteHost,
     /// A VPN device that the user runs.
@@ -48,6 +50,7 @@ impl Role {
     pub(super) fn word(self) -> &'static str {
         match self {
             Role::VirtualMachine => "virtualMachine",
+            Role::PrivateEndpoint => "privateEndpoint",
             Role::SiteHost => "host",
             Role::ExternalDevice => "vpnDevice",
             Role::InternetHost => "internetHost",
@@ -60,7 +63,14 @@ impl Role {
 
     /// Whether users run programs inside.
     pub(super) fn is_machine(self) -> bool {
-        matches!(self, Role::VirtualMachine | Role::SiteHost | Role::ExternalDevice | Role::InternetHost)
+        matches!(
+            self,
+            Role::VirtualMachine
+                | Role::PrivateEndpoint
+                | Role::SiteHost
+                | Role::ExternalDevice
+                | Role::InternetHost
+        )
     }
 }
 
@@ -188,6 +198,7 @@ fn placement(kind: &PortKind) -> Option<(String, Role, String)> {
     let eth0 = || "eth0".to_owned();
     Some(match kind {
         PortKind::Nic { vm, nic } => (vm.to_string(), Role::VirtualMachine, nic.to_string()),
+        PortKind::PrivateEndpoint { name } => (name.to_string(), Role::PrivateEndpoint, eth0()),
         PortKind::SiteHost { host, .. } => (host.to_string(), Role::SiteHost, eth0()),
         PortKind::Appliance { kind, name, instance: 0 } => (name.to_string(), Role::Appliance(*kind), eth0()),
         PortKind::Appliance { kind, name, instance } => {
@@ -266,6 +277,20 @@ internet:
         let web = &blueprint.namespaces["web"];
         assert_eq!(web.links[0].addresses, ["10.1.0.4/24".parse::<IpNet>().unwrap()]);
         assert_eq!(web.links[0].routes.len(), 1, "a default route of the one family that it has");
+    }
+
+    #[test]
+    fn a_private_endpoint_is_a_namespace() {
+        let blueprint = blueprint(
+            "name: endpoint
+virtualNetworks: {v: {addressSpace: [10.0.0.0/16], subnets: {s: 10.0.0.0/24}}}
+privateEndpoints: {store: {subnet: v/s}}
+",
+        );
+        let store = &blueprint.namespaces["store"];
+        assert_eq!(store.role, Role::PrivateEndpoint);
+        assert!(store.role.is_machine());
+        assert_eq!(store.links[0].addresses, ["10.0.0.4/24".parse::<IpNet>().unwrap()]);
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl<'a> Ways<'a> {
             ours(&flow.tuple)
                 && port.is_some_and(|port| match port.kind {
                     PortKind::InternetEdge => true,
-                    PortKind::Nic { .. } | PortKind::SiteHost { .. } => port.has_address(flow.tuple.source),
+                    PortKind::Nic { .. } | PortKind::PrivateEndpoint { .. } | PortKind::SiteHost { .. } => {
+                        port.has_address(flow.tuple.source)
+                    }
                     _ => false,
                 })
         })

@@ -109,7 +109,7 @@ pub(super) fn port_name(snapshot: &Snapshot, port: PortId) -> String {
 pub(super) fn owner_name(snapshot: &Snapshot, port: PortId) -> String {
     match snapshot.port(port).map(|port| &port.kind) {
         Some(PortKind::Nic { vm, .. }) => vm.to_string(),
-        Some(PortKind::SiteHost { host, .. }) => host.to_string(),
+        Some(PortKind::PrivateEndpoint { name: host } | PortKind::SiteHost { host, .. }) => host.to_string(),
         Some(PortKind::Appliance {
             kind: ApplianceKind::Firewall | ApplianceKind::Gateway, name, ..
         }) => name.to_string(),

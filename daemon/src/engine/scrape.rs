@@ -57,7 +57,9 @@ fn nics(lab: &Lab, snapshot: &Snapshot) -> Vec<NicCounter> {
     for info in snapshot.ports() {
         let (vm, nic) = match &info.kind {
             PortKind::Nic { vm, nic } => (vm.to_string(), nic.to_string()),
-            PortKind::SiteHost { host, .. } => (host.to_string(), "eth0".to_owned()),
+            PortKind::PrivateEndpoint { name: host } | PortKind::SiteHost { host, .. } => {
+                (host.to_string(), "eth0".to_owned())
+            }
             _ => continue,
         };
         for direction in [Direction::Inbound, Direction::Outbound] {

@@ -4,13 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use smallvec::SmallVec;
 use vnet_config::model::{PrivateEndpoint, PrivateEndpointNetworkPolicies, ServiceEndpoint};
 
 use super::Builder;
 use super::routes::NewRoute;
 use crate::azure_rule::AzureRule;
 use crate::snapshot::lpm::{Lpm, contains};
-use crate::snapshot::routes::{Layer, NextHop, Route, RouteSource};
+use crate::snapshot::network::{Nic, Owner, Subnet};
+use crate::snapshot::routes::{Layer, NextHop, Route, RouteSource, SubnetRoutes};
+use crate::snapshot::{FunctionKind, PortKind};
 
 /// Layers of service endpoints that are compiled already: subnets with the same endpoints share them.
 #[derive(Default)]
@@ -128,8 +131,79 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Stand-ins for the network's subnets whose private endpoints answer without the subnet's route table.
-    pub(super) fn endpoint_subnets(&self, _network: usize) -> Vec<usize> {
-        Vec::new()
+    /// A port for each private endpoint, as if it were a NIC: the service behind it answers in a namespace of its own.
+    pub(super) fn private_endpoints(&mut self) {
+        let topology = self.topology;
+        for (name, endpoint) in &topology.private_endpoints {
+            let at = &endpoint.subnet;
+            if let Some((network, subnet)) = self.find_subnet(&at.virtual_network, &at.subnet) {
+                self.private_endpoint(name, endpoint, network, subnet);
+            }
+        }
+    }
+
+    fn private_endpoint(&mut self, name: &str, endpoint: &PrivateEndpoint, network: usize, subnet: usize) {
+        let addresses = self.endpoint_addresses(name, endpoint);
+        let nets = addresses
+            .iter()
+            .map(|address| self.with_prefix(&endpoint.subnet.subnet, network, *address))
+            .collect();
+        let index = self.snapshot.nics.len();
+        let kind = PortKind::PrivateEndpoint { name: name.into() };
+        let port = self.add_port(name, kind, Owner::Nic(index), |port| port.addresses = nets);
+        for address in &addresses {
+            self.snapshot.networks[network].owners.insert(*address, port);
+            self.snapshot.nics_by_address.entry(*address).or_default().push(index);
+        }
+        let routed = self.endpoint_policies(endpoint).applies_routes();
+        let nic = Nic {
+            port,
+            subnet: if routed { subnet } else { self.stand_in(subnet) },
+            forwarding: false,
+            inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
+            outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
+            nic_nsg: None,
+            subnet_nsg: None,
+            public: SmallVec::new(),
+            location: self.network_location(network, None),
+            limiter: None,
+        };
+        self.snapshot.nics.push(nic);
+    }
+
+    /// The subnet without its route table, for private endpoints that answer without it.
+    fn stand_in(&mut self, subnet: usize) -> usize {
+        if let Some(known) = self.stand_ins.get(&subnet) {
+            return *known;
+        }
+        let Subnet { name, network, .. } = &self.snapshot.subnets[subnet];
+        let stand_in = Subnet {
+            name: name.clone(),
+            network: *network,
+            routes: SubnetRoutes::default(),
+            route_table: None,
+        };
+        let index = self.snapshot.subnets.len();
+        self.snapshot.subnets.push(stand_in);
+        self.stand_ins.insert(subnet, index);
+        index
+    }
+
+    /// Stand-ins for the network's subnets.
+    pub(super) fn stand_ins_of(&self, network: usize) -> Vec<usize> {
+        let all = self.stand_ins.values().copied();
+        all.filter(|subnet| self.snapshot.subnets[*subnet].network == network).collect()
+    }
+
+    /// Whether security groups judge packets of this NIC: those of a private endpoint where its subnet's policies let them.
+    pub(super) fn is_judged(&self, nic: usize) -> bool {
+        let port = self.snapshot.port(self.snapshot.nics[nic].port);
+        match port.map(|port| &port.kind) {
+            Some(PortKind::PrivateEndpoint { name }) => {
+                let endpoint = self.topology.private_endpoints.get(&**name);
+                endpoint.is_some_and(|endpoint| self.endpoint_policies(endpoint).applies_nsg())
+            }
+            _ => true,
+        }
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) ->
     builder.checks();
     builder.networks();
     builder.machines();
+    builder.private_endpoints();
     builder.firewalls();
     builder.platform_and_edge();
     builder.egress();
@@ -87,6 +88,8 @@ struct Builder<'a> {
     sites: HashMap<String, usize>,
     /// Halves of peerings by local and remote network.
     halves: HashMap<(usize, usize), usize>,
+    /// Subnets without their route table, by the subnet that they stand for.
+    stand_ins: HashMap<usize, usize>,
     asg_members: HashMap<String, Vec<IpNet>>,
 }
 
@@ -109,6 +112,7 @@ impl<'a> Builder<'a> {
             gateways: HashMap::new(),
             sites: HashMap::new(),
             halves: HashMap::new(),
+            stand_ins: HashMap::new(),
             asg_members: HashMap::new(),
         }
     }

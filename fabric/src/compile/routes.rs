@@ -91,7 +91,7 @@ impl Builder<'_> {
                 routes.service_endpoints = self.service_layer(&subnet.service_endpoints, &mut services);
                 self.snapshot.subnets[position].routes = routes;
             }
-            for position in self.endpoint_subnets(index) {
+            for position in self.stand_ins_of(index) {
                 self.snapshot.subnets[position].routes =
                     self.subnet_routes(&layers, None, &mut HashMap::new());
             }

@@ -46,6 +46,9 @@ impl Builder<'_> {
         let mut compiled: HashMap<(String, usize), Arc<Nsg>> = HashMap::new();
         let mut tags: HashMap<usize, Arc<Tags>> = HashMap::new();
         for index in 0..self.snapshot.nics.len() {
+            if !self.is_judged(index) {
+                continue;
+            }
             let subnet = self.snapshot.nics[index].subnet;
             let (network_name, subnet_name) = split(&self.snapshot.subnets[subnet].name);
             let subnet_group = topology.virtual_networks[network_name.as_str()].subnets[subnet_name.as_str()]

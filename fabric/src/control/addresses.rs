@@ -95,6 +95,10 @@ fn requests(topology: &Topology) -> Vec<Request<'_>> {
             push(&mut requests, topology, owner, subnet, &nic.private_ip_addresses, false);
         }
     }
+    for (name, endpoint) in &topology.private_endpoints {
+        let subnet = (endpoint.subnet.virtual_network.as_str(), endpoint.subnet.subnet.as_str());
+        push(&mut requests, topology, name.clone(), subnet, endpoint.private_ip_address.as_slice(), false);
+    }
     requests
 }
 

@@ -42,6 +42,11 @@ pub enum PortKind {
         /// Name of the NIC inside it.
         nic: Arc<str>,
     },
+    /// A private endpoint: the service behind it.
+    PrivateEndpoint {
+        /// Its name.
+        name: Arc<str>,
+    },
     /// A host of an on-premises site with a built-in device.
     SiteHost {
         /// Name of the site.
