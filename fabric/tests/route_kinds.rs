@@ -110,7 +110,8 @@ fn a_service_endpoint_is_one_row_of_its_subnet() {
         to("equal", "20.61.0.0/16", "10.0.100.4"),
     ]
     .join(", ");
-    let snapshot = network(endpoint, "", &routes, TAGS);
+    let snapshot =
+        network(endpoint, "", &routes, &format!("{TAGS}internet: {{hosts: {{blob: 20.60.7.1}}}}\n"));
     let rows = effective_routes(&snapshot, "m").unwrap().value;
     let services: Vec<_> =
         rows.iter().filter(|row| row.next_hop_type == "VirtualNetworkServiceEndpoint").collect();
@@ -124,7 +125,7 @@ fn a_service_endpoint_is_one_row_of_its_subnet() {
     assert!(!other.iter().any(|row| row.next_hop_type == "VirtualNetworkServiceEndpoint"));
     let decision = send(&snapshot, "m/eth0", &packet(Protocol::TCP, "10.0.0.4", "20.60.7.1", 443));
     assert_eq!(delivered(&snapshot, &decision), "internet");
-    assert_eq!(azure_rule(&snapshot, &decision), "ROUTE-SERVICE-ENDPOINT");
+    assert_eq!(ping(&snapshot, "m", "blob").source_seen_as, Some("10.0.0.4".parse().unwrap()));
 }
 
 #[test]

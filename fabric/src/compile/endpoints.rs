@@ -164,6 +164,7 @@ impl<'a> Builder<'a> {
             outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
             nic_nsg: None,
             subnet_nsg: None,
+            edge: self.add_function(format!("edge/{name}"), FunctionKind::Translation),
             public: SmallVec::new(),
             location: self.network_location(network, None),
             limiter: None,
@@ -182,6 +183,8 @@ impl<'a> Builder<'a> {
             network: *network,
             routes: SubnetRoutes::default(),
             route_table: None,
+            nat_gateway: None,
+            default_outbound: false,
         };
         let index = self.snapshot.subnets.len();
         self.snapshot.subnets.push(stand_in);

@@ -37,17 +37,6 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
-    /// The route of a service endpoint was selected: to the service, which sees the private source.
-    pub(super) fn reach_service(&mut self, subnet: usize, sender: Sender, route: &Route) -> Next {
-        let snapshot = self.snapshot;
-        let Some(edge) = snapshot.edge else { return self.reach_internet(subnet, sender, route) };
-        let source = self.tuple.source;
-        self.note(StepKind::Internet, Some(route.rule), "internet", || {
-            format!("leaves for the service by the internet edge, with its own source {source}")
-        });
-        Next::End(Verdict::Deliver(edge), Some(route.rule))
-    }
-
     /// A flow that is known keeps its way. A new one takes the subnet's NAT gateway, else the NIC's public address, else
     /// default outbound access.
     fn leave_by_nic(&mut self, index: usize, subnet: usize) -> Next {
