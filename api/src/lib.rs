@@ -19,8 +19,8 @@ pub use lab::{
     Health, LabSummary, PlanReport, Progress, ProgressState, Resource, TopologyFile, ValidateReport,
 };
 pub use live::{
-    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, LogReport,
-    PeerConfig, TunnelState, TunnelStatus,
+    ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
+    LogReport, PeerConfig, TunnelState, TunnelStatus,
 };
 pub use probe::{
     ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,

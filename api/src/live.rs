@@ -15,6 +15,20 @@ pub enum FlowVerdict {
     Deny,
 }
 
+/// Addresses and ports of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowEndpoints {
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port or ICMP identifier.
+    pub source_port: u16,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Destination port or ICMP identifier.
+    pub destination_port: u16,
+}
+
 /// One direction of a flow, as the flow table holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +47,9 @@ pub struct FlowEntry {
     pub destination: IpAddr,
     /// Destination port or ICMP identifier.
     pub destination_port: u16,
+    /// Its addresses and ports as it leaves, where they were translated on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_as: Option<FlowEndpoints>,
     /// What happens to it.
     pub verdict: FlowVerdict,
     /// Why it is dropped.

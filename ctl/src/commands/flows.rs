@@ -32,11 +32,17 @@ fn endpoint(address: IpAddr, port: u16) -> String {
 }
 
 fn way(flow: &FlowEntry) -> String {
-    match &flow.reason {
-        Some(reason) => reason.clone(),
+    let mut way = match &flow.reason {
+        Some(reason) => return reason.clone(),
         None if flow.via.is_empty() => format!("to {}", flow.to),
         None => format!("to {} via {}", flow.to, flow.via.join(", ")),
+    };
+    if let Some(leaves) = &flow.leaves_as {
+        let source = endpoint(leaves.source, leaves.source_port);
+        let destination = endpoint(leaves.destination, leaves.destination_port);
+        way.push_str(&format!(", as {source} -> {destination}"));
     }
+    way
 }
 
 fn table(report: &FlowReport) -> String {

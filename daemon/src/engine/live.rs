@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use vnet_api::{
-    ConfigFormat, DropCount, DropReport, FlowEntry, FlowReport, FlowVerdict, GatewayReport, PeerConfig,
-    TunnelState, TunnelStatus,
+    ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
+    PeerConfig, TunnelState, TunnelStatus,
 };
 use vnet_dataplane::{FlowState, Nanos, PortId, Reason};
 use vnet_fabric::Verdict;
@@ -53,6 +53,12 @@ fn flow_entry(snapshot: &Snapshot, record: &FlowRecord) -> FlowEntry {
         source_port: record.tuple.source_port,
         destination: record.tuple.destination,
         destination_port: record.tuple.destination_port,
+        leaves_as: (record.leaves_as != record.tuple && reason.is_none()).then_some(FlowEndpoints {
+            source: record.leaves_as.source,
+            source_port: record.leaves_as.source_port,
+            destination: record.leaves_as.destination,
+            destination_port: record.leaves_as.destination_port,
+        }),
         verdict: if reason.is_some() { FlowVerdict::Deny } else { FlowVerdict::Allow },
         reason: reason.map(|reason| reason.name().to_owned()),
         via: via(snapshot, record),

@@ -11,6 +11,7 @@ mod lab;
 mod live;
 mod probe;
 mod programs;
+mod public_addresses;
 mod records;
 mod resources;
 mod run;

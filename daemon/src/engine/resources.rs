@@ -6,6 +6,7 @@ use vnet_fabric::control::State;
 use vnet_fabric::snapshot::TunnelStatus;
 
 use super::lab::Lab;
+use super::public_addresses;
 
 /// Sections of the file whose entries are resources with a name.
 const SECTIONS: &[&str] = &[
@@ -21,6 +22,8 @@ const SECTIONS: &[&str] = &[
     "localNetworkGateways",
     "connections",
     "onPremisesSites",
+    "natGateways",
+    "privateEndpoints",
 ];
 
 /// Everything of the lab, in the file's order of sections.
@@ -38,6 +41,7 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
             }
         }
     }
+    all.extend(public_addresses::all(&view.topology, &lab.snapshot()));
     all
 }
 
@@ -128,6 +132,9 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
             )
         }
         "onPremisesSites" => list("addressSpace"),
+        "natGateways" => {
+            format!("{} {}, {} min", list("publicIPAddresses"), text("sku"), text("idleTimeoutInMinutes"))
+        }
         "routeTables" => counted(properties, "routes"),
         "networkSecurityGroups" => counted(properties, "securityRules"),
         "firewallPolicies" => counted(properties, "ruleCollectionGroups"),

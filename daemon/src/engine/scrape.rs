@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vnet_dataplane::{CounterId, PortId, Reason};
+use vnet_dataplane::{CounterId, FunctionId, PortId, Reason};
 use vnet_fabric::RuleId;
 use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
 use vnet_gateway::ConnectionStatus;
@@ -11,7 +11,7 @@ use super::lab::Lab;
 use super::live::{drop_counts, tunnel_statuses};
 use crate::metrics::{
     Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
-    Traffic, TunnelCounter, WorkerCounter,
+    SnatPorts, Traffic, TunnelCounter, WorkerCounter,
 };
 use crate::worker::monotonic;
 
@@ -28,7 +28,8 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         nsg_rules,
         tunnels: tunnels(lab, &snapshot),
         flows: flows(lab),
-        snat_ports: Vec::new(),
+        firewall_snat_ports: snat_ports(lab, snapshot.firewalls()),
+        nat_gateway_snat_ports: snat_ports(lab, snapshot.nat_gateways()),
         workers: workers(lab),
     }
 }
@@ -147,6 +148,16 @@ fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
         }
     });
     ends.collect()
+}
+
+fn snat_ports<'a>(lab: &Lab, translators: impl Iterator<Item = (&'a str, FunctionId)>) -> Vec<SnatPorts> {
+    let sessions = lab.shared.sessions();
+    translators
+        .map(|(name, function)| SnatPorts {
+            translator: name.to_owned(),
+            used: sessions.bindings(function) as u64,
+        })
+        .collect()
 }
 
 fn flows(lab: &Lab) -> Vec<(String, u64)> {

@@ -121,8 +121,8 @@ pub struct TunnelCounter {
 /// Source ports in use for translation.
 #[derive(Clone, Debug)]
 pub struct SnatPorts {
-    /// The firewall.
-    pub firewall: String,
+    /// The firewall or NAT gateway.
+    pub translator: String,
     /// Ports.
     pub used: u64,
 }
@@ -158,7 +158,9 @@ pub struct LabCounters {
     /// Live flow entries by state.
     pub flows: Vec<(String, u64)>,
     /// Per firewall.
-    pub snat_ports: Vec<SnatPorts>,
+    pub firewall_snat_ports: Vec<SnatPorts>,
+    /// Per NAT gateway.
+    pub nat_gateway_snat_ports: Vec<SnatPorts>,
     /// Per worker.
     pub workers: Vec<WorkerCounter>,
 }

@@ -156,8 +156,13 @@ fn rule_families(families: &Families, labs: &[LabCounters]) -> prometheus::Resul
     )?;
     let snat = families.gauge(
         "vnet_firewall_snat_ports_used",
-        "Source ports in use for translation.",
+        "Source ports in use for translation, one for each flow.",
         &["lab", "firewall"],
+    )?;
+    let nat = families.gauge(
+        "vnet_nat_gateway_snat_ports_used",
+        "Source ports in use for translation, one for each flow.",
+        &["lab", "nat_gateway"],
     )?;
     for counters in labs {
         let lab = counters.lab.as_str();
@@ -169,8 +174,11 @@ fn rule_families(families: &Families, labs: &[LabCounters]) -> prometheus::Resul
             let labels = [lab, &rule.nsg, &rule.rule, rule.direction.label(), &rule.action];
             nsg.with_label_values(&labels).inc_by(rule.hits);
         }
-        for ports in &counters.snat_ports {
-            snat.with_label_values(&[lab, &ports.firewall]).set(gauge_value(ports.used));
+        for ports in &counters.firewall_snat_ports {
+            snat.with_label_values(&[lab, &ports.translator]).set(gauge_value(ports.used));
+        }
+        for ports in &counters.nat_gateway_snat_ports {
+            nat.with_label_values(&[lab, &ports.translator]).set(gauge_value(ports.used));
         }
     }
     Ok(())

@@ -42,7 +42,8 @@ fn counters() -> LabCounters {
             shaper_queue_bytes: 1500,
         }],
         flows: vec![("established".into(), 12)],
-        snat_ports: vec![SnatPorts { firewall: "fw".into(), used: 2 }],
+        firewall_snat_ports: vec![SnatPorts { translator: "fw".into(), used: 2 }],
+        nat_gateway_snat_ports: vec![SnatPorts { translator: "out".into(), used: 3 }],
         workers: vec![WorkerCounter { worker: 0, busy_ns: 1_500_000_000, batches: 9 }],
     }
 }
@@ -70,6 +71,7 @@ fn every_sample_is_exact() {
         r#"vnet_gateway_shaper_queue_bytes{connection="hub-to-hq",gateway="hub-vpn",lab="hub",tunnel="0"} 1500"#,
         r#"vnet_flows{lab="hub",state="established"} 12"#,
         r#"vnet_firewall_snat_ports_used{firewall="fw",lab="hub"} 2"#,
+        r#"vnet_nat_gateway_snat_ports_used{lab="hub",nat_gateway="out"} 3"#,
         r#"vnet_worker_busy_seconds_total{lab="hub",worker="0"} 1.5"#,
         r#"vnet_worker_batches_total{lab="hub",worker="0"} 9"#,
         r#"vnet_apply_duration_seconds_count{lab="hub"} 1"#,
