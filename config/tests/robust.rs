@@ -22,7 +22,15 @@ fn yaml_files(folder: &str) -> Vec<PathBuf> {
 /// Texts to start from: what is right, and what is wrong in many ways.
 static SEEDS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let paths = yaml_files("../examples").into_iter().chain(yaml_files("tests/bad"));
-    paths.map(|path| fs::read_to_string(path).expect("a text")).collect()
+    let mut texts: Vec<String> = paths.map(|path| fs::read_to_string(path).expect("a text")).collect();
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/refusals.txt"));
+    let cases = table.expect("the table of refusals");
+    let cases = cases.split("\n## ").skip(1).filter_map(|case| {
+        let (_, text) = case.split_once('\n')?;
+        Some(format!("name: lab\n{}", text.split("--\n").next()?))
+    });
+    texts.extend(cases);
+    texts
 });
 
 /// Loads `text` and checks what holds for every outcome.

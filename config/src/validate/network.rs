@@ -163,9 +163,12 @@ pub(crate) fn same_place(
     if let Some(subscription) = subscription
         && network.subscription.as_deref() != Some(subscription)
     {
-        let own = network.subscription.as_deref().unwrap_or("another one");
+        let own = match &network.subscription {
+            Some(own) => format!("is in {own}"),
+            None => "names none".to_owned(),
+        };
         let message =
-            format!("the {kind} is in the subscription {subscription}, the virtual network in {own}");
+            format!("the {kind} is in the subscription {subscription}, and the virtual network {own}");
         let finding = Finding::error("other-subscription", message).code("InvalidResourceReference");
         check.at(path, finding.help(format!("remove the {kind}'s subscription, or use another {kind}")));
     }

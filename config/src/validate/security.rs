@@ -55,6 +55,12 @@ fn members<'t>(check: &mut Check<'t, '_>) -> HashMap<&'t str, &'t str> {
                     continue;
                 }
                 *count.entry(group).or_default() += 1;
+                if let (Some(location), Some(home)) =
+                    (&known[group].location, topology.virtual_networks.get(network))
+                {
+                    let place = (Some(location.as_str()), None);
+                    super::network::same_place(check, &at, home, place, "application security group");
+                }
                 let (home, by) = *first.entry(group).or_insert((network, machine));
                 if home != network {
                     let message = format!(
