@@ -193,6 +193,8 @@ fn an_unknown_name_is_refused_with_those_that_are_known() {
 fn schema_and_completions_are_complete() {
     let schema = json(&run(&["schema"]));
     assert!(schema["properties"]["virtualNetworks"].is_object(), "{schema}");
+    // Editors refuse short forms that the schema does not write out.
+    assert!(schema["$defs"]["Subnet"]["anyOf"].is_array(), "{schema}");
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&run(&["completions", shell]));
         assert!(script.contains("effective-routes") && script.contains("ip-flow-verify"), "{shell}");

@@ -8,7 +8,7 @@ pub(crate) struct Schema {}
 
 impl Schema {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<u8> {
-        let schema = schemars::schema_for!(vnet_config::Topology);
+        let schema = vnet_config::schema();
         say(&match context.format {
             Format::Yaml => to_yaml(&schema)?,
             Format::Table | Format::Json => serde_json::to_string_pretty(&schema)?,

@@ -135,6 +135,13 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
         "natGateways" => {
             format!("{} {}, {} min", list("publicIPAddresses"), text("sku"), text("idleTimeoutInMinutes"))
         }
+        "privateEndpoints" => {
+            let given = texts(properties.get("privateIPAddress"));
+            let dynamic = state.addresses.of(name).iter().map(ToString::to_string);
+            let mut addresses: Vec<String> = given.into_iter().chain(dynamic).collect();
+            addresses.dedup();
+            format!("{} {}", text("subnet"), addresses.join(", "))
+        }
         "routeTables" => counted(properties, "routes"),
         "networkSecurityGroups" => counted(properties, "securityRules"),
         "firewallPolicies" => counted(properties, "ruleCollectionGroups"),
