@@ -2,6 +2,8 @@
 
 #[path = "labs/change.rs"]
 mod change;
+#[path = "labs/egress.rs"]
+mod egress;
 #[path = "labs/firewall.rs"]
 mod firewall;
 #[path = "labs/image.rs"]
@@ -43,6 +45,7 @@ fn main() {
         peering::LABS,
         nsg::LABS,
         firewall::LABS,
+        egress::LABS,
         nva::LABS,
         vpn::LABS,
         trace::LABS,
