@@ -61,10 +61,10 @@ fn golden(name: &str, arguments: &[&str]) {
 
 #[test]
 fn answers_from_a_file_are_as_they_were() {
-    golden("path-firewall", &["path", "web", "db", "tcp/443", "--file", EXAMPLE]);
+    golden("path-firewall", &["path", "web", "db", "tcp/443", "--short", "--file", EXAMPLE]);
     golden("path-not-transitive", &["path", "batch", "web", "icmp", "--file", EXAMPLE]);
     golden("path-vpn", &["path", "pc", "web", "tcp/443", "--file", EXAMPLE]);
-    golden("path-rejected", &["path", "web", "db", "tcp/443", "--rejected", "--file", EXAMPLE]);
+    golden("path-rejected", &["path", "web", "db", "tcp/443", "--file", EXAMPLE]);
     golden("effective-routes", &["effective-routes", "web", "--file", EXAMPLE]);
     golden("effective-nsg", &["effective-nsg", "web", "--file", EXAMPLE]);
     golden("next-hop", &["next-hop", "--vm", "web", "--dest-ip", "10.2.0.4", "--file", EXAMPLE]);

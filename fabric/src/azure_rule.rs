@@ -61,6 +61,7 @@ azure_rules! {
     RouteServiceEndpoint = "ROUTE-SERVICE-ENDPOINT", Documented, "nothing overrides the route of a service endpoint";
     RoutePrivateEndpoint = "ROUTE-PRIVATE-ENDPOINT", Observed, "each private endpoint is a route of one address in its network and in direct peers";
     RouteEndpointPolicy = "ROUTE-PRIVATE-ENDPOINT-POLICY", Documented, "user routes reach private endpoints where their subnet's policies say so";
+    RouteGatewaySubnet = "ROUTE-GATEWAY-SUBNET", Observed, "a gateway sends on by the routes of GatewaySubnet";
     RouteListing = "ROUTE-LISTING", Observed, "which overridden routes stay listed as Invalid";
     NextHopNone = "NEXTHOP-NONE", Documented, "a route with next hop None drops silently";
     NextHopReachable = "NEXTHOP-REACHABLE", Documented, "an appliance must be in the network or in a directly peered one";
@@ -90,6 +91,7 @@ azure_rules! {
     FirewallForcedTunnel = "FIREWALL-FORCED-TUNNEL", Documented, "a firewall without a public address has no way to the Internet of its own";
     VpnTable = "VPN-TABLE", Documented, "a gateway routes by its connections' prefixes";
     VpnStatic = "VPN-STATIC", Documented, "without BGP a Vnet2Vnet connection knows the other network's own ranges only";
+    VpnRefused = "VPN-REFUSED", Documented, "a gateway refuses to learn ranges of its own side";
     VpnSource = "VPN-SOURCE", Inferred, "a tunnel's end takes sources of its connection's prefixes only";
     VpnStatus = "VPN-STATUS", Documented, "packets pass a connected tunnel only";
     VpnMss = "VPN-MSS", Documented, "the gateway clamps MSS to 1360 and 1340";

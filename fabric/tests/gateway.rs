@@ -185,3 +185,121 @@ virtualMachines: {{{machines}}}
     assert_ne!(first.port_by_name("a/eth0").unwrap().id, second.port_by_name("c/eth0").unwrap().id);
     assert!(second.epoch() > first.epoch());
 }
+
+/// Hub with VPN gateway, firewall and the site `pc`; two spokes by transit. The argument is the table of GatewaySubnet.
+fn inspected(routes: &str) -> Snapshot {
+    lab(&format!(
+        "
+name: inspected
+virtualNetworks:
+  h:
+    addressSpace: [10.0.0.0/16]
+    subnets: {{GatewaySubnet: {{addressPrefix: 10.0.255.0/27, routeTable: t}}, AzureFirewallSubnet: 10.0.1.0/26, app: 10.0.2.0/24}}
+    peerings: {{s1: {{allowGatewayTransit: true}}, s2: {{allowGatewayTransit: true}}}}
+  s1: {{addressSpace: [10.1.0.0/16], subnets: {{s: 10.1.0.0/24}}, peerings: {{h: {{useRemoteGateways: true, allowForwardedTraffic: true}}}}}}
+  s2: {{addressSpace: [10.2.0.0/16], subnets: {{s: 10.2.0.0/24}}, peerings: {{h: {{useRemoteGateways: true, allowForwardedTraffic: true}}}}}}
+virtualMachines: {{m1: {{subnet: s1/s}}, m2: {{subnet: s2/s}}, hub: {{subnet: h/app}}}}
+routeTables: {{t: {{routes: [{routes}]}}}}
+azureFirewalls: {{fw: {{virtualNetwork: h, sku: Standard, firewallPolicy: all, publicIPAddresses: [203.0.113.20]}}}}
+firewallPolicies:
+  all: {{ruleCollectionGroups: [{{name: g, priority: 200, ruleCollections: [{{name: c, priority: 100, ruleCollectionType: FirewallPolicyFilterRuleCollection, action: Allow, rules: [{{name: r, ruleType: NetworkRule, ipProtocols: [Any], sourceAddresses: ['*'], destinationAddresses: ['*'], destinationPorts: ['*']}}]}}]}}]}}
+virtualNetworkGateways: {{gw: {{virtualNetwork: h, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10]}}}}
+localNetworkGateways: {{hq: {{gatewayIpAddress: 198.51.100.200, localNetworkAddressSpace: [192.168.0.0/16]}}}}
+connections: {{c: {{connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: k}}}}
+onPremisesSites: {{hq: {{addressSpace: [192.168.0.0/16], hosts: {{pc: 192.168.1.10}}, vpnDevice: {{publicIPAddress: 198.51.100.200}}}}}}
+"
+    ))
+}
+
+#[test]
+fn a_gateway_sends_on_by_the_routes_of_its_subnet() {
+    let to_firewall = |prefix: &str| {
+        inspected(&format!(
+            "{{name: r, addressPrefix: {prefix}, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.1.4}}"
+        ))
+    };
+    let via =
+        |snapshot: &Snapshot, to: &str| path(snapshot, "pc", to, ProbeProtocol::Icmp, None).unwrap().via;
+    let exact = to_firewall("10.1.0.0/16");
+    assert_eq!(via(&exact, "m1"), ["gw", "fw"]);
+    assert_eq!(via(&exact, "m2"), ["gw"]);
+    // A summary does not catch the spokes, whose peerings' routes are longer.
+    assert_eq!(via(&to_firewall("10.0.0.0/8"), "m1"), ["gw"]);
+    assert_eq!(via(&to_firewall("10.0.0.0/16"), "hub"), ["gw", "fw"]);
+}
+
+#[test]
+fn a_user_route_leads_to_no_express_route_gateway() {
+    let text = |gateways: &str| {
+        format!("
+name: effective
+virtualNetworks:
+  h: {{addressSpace: [10.0.0.0/16], subnets: {{GatewaySubnet: 10.0.255.0/27}}, peerings: {{s: {{allowGatewayTransit: true}}}}}}
+  s: {{addressSpace: [10.1.0.0/16], subnets: {{s: {{addressPrefix: 10.1.0.0/24, routeTable: t}}}}, peerings: {{h: {{useRemoteGateways: true}}}}}}
+virtualMachines: {{m: {{subnet: s/s}}}}
+routeTables: {{t: {{routes: [{{name: all, addressPrefix: 0.0.0.0/0, nextHopType: VirtualNetworkGateway}}]}}}}
+virtualNetworkGateways:
+  vpn: {{virtualNetwork: h, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10]}}
+{gateways}
+localNetworkGateways: {{hq: {{gatewayIpAddress: 198.51.100.200, localNetworkAddressSpace: [192.168.0.0/16]}}}}
+connections: {{c: {{connectionType: IPsec, virtualNetworkGateway1: vpn, localNetworkGateway2: hq, sharedKey: k}}}}
+onPremisesSites: {{hq: {{addressSpace: [192.168.0.0/16], hosts: {{pc: 192.168.1.10}}, vpnDevice: {{publicIPAddress: 198.51.100.200}}}}}}
+")
+    };
+    let vpn = lab(&text(""));
+    let rows = routes(&vpn, "m");
+    assert!(
+        rows.contains(&"User Active 0.0.0.0/0 VirtualNetworkGateway 198.51.100.10".to_owned()),
+        "{rows:?}"
+    );
+    let both = lab(&text(
+        "  er: {virtualNetwork: h, gatewayType: ExpressRoute, sku: ErGw1AZ, publicIPAddresses: [198.51.100.11]}",
+    ));
+    let rows = routes(&both, "m");
+    assert!(rows.contains(&"User Active 0.0.0.0/0 VirtualNetworkGateway None".to_owned()), "{rows:?}");
+    // The VPN gateway's own routes go on.
+    assert!(rows.contains(
+        &"VirtualNetworkGateway Active 192.168.0.0/16 VirtualNetworkGateway 198.51.100.10".to_owned()
+    ));
+    let far = packet(Protocol::TCP, "10.1.0.4", "172.16.0.1", 80);
+    assert_eq!(dropped(&send(&both, "m/eth0", &far)), Reason::NoEffectiveGateway);
+    assert_eq!(reason(&both, "m", "pc"), "");
+}
+
+#[test]
+fn a_gateway_refuses_to_learn_ranges_of_its_own_side() {
+    use vnet_fabric::control::LearnedRoute;
+    let topology = Arc::new(topology("
+name: learned
+virtualNetworks:
+  h: {addressSpace: [10.0.0.0/16], subnets: {GatewaySubnet: 10.0.255.0/27, s: 10.0.0.0/24}, peerings: {s: {allowGatewayTransit: true}, other: {}}}
+  s: {addressSpace: [10.1.0.0/16], subnets: {s: 10.1.0.0/24}, peerings: {h: {useRemoteGateways: true}}}
+  other: {addressSpace: [10.2.0.0/16], subnets: {s: 10.2.0.0/24}, peerings: {h: {}}}
+virtualNetworkGateways: {gw: {virtualNetwork: h, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10], enableBgp: true}}
+localNetworkGateways: {hq: {gatewayIpAddress: 198.51.100.200, localNetworkAddressSpace: [192.168.0.0/16]}}
+connections: {c: {connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: k}}
+onPremisesSites: {hq: {addressSpace: [192.168.0.0/16], hosts: {pc: 192.168.1.10}, vpnDevice: {publicIPAddress: 198.51.100.200}}}
+"));
+    let mut state = State::default();
+    state.step(Event::Apply(topology.clone()), Nanos::ZERO);
+    let learned = ["10.0.0.0/16", "10.0.7.0/24", "10.1.3.0/24", "10.2.0.0/16", "10.0.0.0/8", "0.0.0.0/0"];
+    let routes_learned = learned.map(|prefix| LearnedRoute {
+        prefix: prefix.parse().unwrap(),
+        connection: "c".to_owned(),
+        peer: "192.168.255.1".parse().unwrap(),
+        as_path: vec![65010],
+    });
+    state.step(
+        Event::RoutesLearned { gateway: "gw".to_owned(), routes: routes_learned.to_vec() },
+        Nanos::ZERO,
+    );
+    let snapshot = compile(&topology, &state);
+    let gateway = |target: &str| -> Vec<String> {
+        let rows =
+            routes(&snapshot, target).into_iter().filter(|row| row.starts_with("VirtualNetworkGateway"));
+        rows.map(|row| row.split(' ').nth(2).unwrap().to_owned()).collect()
+    };
+    // The peer without transit: what equals its range is learned, and loses to the peering in the gateway's own network.
+    assert_eq!(gateway("h/s"), ["0.0.0.0/0", "10.0.0.0/8", "192.168.0.0/16"]);
+    assert_eq!(gateway("s/s"), ["0.0.0.0/0", "10.0.0.0/8", "10.2.0.0/16", "192.168.0.0/16"]);
+}

@@ -165,7 +165,11 @@ fn sku(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
 
 fn unsupported(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
     if gateway.gateway_type == GatewayType::ExpressRoute {
-        check.unsupported(&format!("{path}.gatewayType"), "an ExpressRoute gateway");
+        let finding = Finding::warning(
+            "express-route-gateway",
+            "an ExpressRoute gateway carries nothing yet: it stands before a VPN gateway, and no user route leads to it",
+        );
+        check.at(&format!("{path}.gatewayType"), finding.help("a later version will take its connections"));
     }
     if gateway.vpn_type == VpnType::PolicyBased {
         check.unsupported(&format!("{path}.vpnType"), "a policy-based gateway");

@@ -36,8 +36,8 @@ impl EffectiveRoutes {
 fn table(report: &Report) -> String {
     let mut table = Table::new(&["Source", "State", "Address Prefix", "Next Hop Type", "Next Hop IP"]);
     for route in &report.value {
-        let prefixes = route.address_prefix.join(", ");
-        let addresses = route.next_hop_ip_address.join(", ");
+        let prefixes = route.address_prefix.join(" ");
+        let addresses = route.next_hop_ip_address.join(" ");
         table.row([&route.source, &route.state, &prefixes, &route.next_hop_type, &addresses]);
     }
     table.render("No route is in force here.")

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use vnet_api::{PathAnswer, ProbeComparison, Service};
 use vnet_fabric::PathReport;
 use vnet_fabric::path::{Direction, Leg, PathVerdict};
-use vnet_fabric::trace::{Certainty, RuleRef, Step, StepKind};
+use vnet_fabric::trace::{Certainty, RejectedState, RuleRef, Step, StepKind};
 
 use super::ping;
 use crate::client::query;
@@ -29,8 +29,11 @@ pub(crate) struct Path {
     /// Answer for this file, without a daemon.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Show the routes that lost, each with why.
+    /// Leave out the routes that lost.
     #[arg(long)]
+    short: bool,
+    /// Show the routes that lost, each with why: as it does without --short.
+    #[arg(long, hide = true, conflicts_with = "short")]
     rejected: bool,
 }
 
@@ -57,7 +60,8 @@ impl Path {
             }
         };
         let service = self.service;
-        context.print(&answer, |answer| text(answer, service, self.rejected, context.style))?;
+        let rejected = self.rejected || !self.short;
+        context.print(&answer, |answer| text(answer, service, rejected, context.style))?;
         Ok(u8::from(answer.probe.is_some_and(|probe| !probe.agrees)))
     }
 }
@@ -129,9 +133,22 @@ fn leg_lines(leg: &Leg, rejected: bool, style: Style) -> Vec<String> {
         let indent = " ".repeat(5 + width + 2);
         lines.extend(step.rule.iter().map(|rule| format!("{indent}{}", rule_text(rule, style))));
         let lost = step.rejected.iter().filter(|_| rejected);
-        lines.extend(lost.map(|route| format!("{indent}{}", style.faint(format!("not: {route}")))));
+        lines.extend(
+            lost.map(|route| {
+                format!("{indent}{}", style.faint(format!("not: {route}{}", listed(route.state))))
+            }),
+        );
     }
     lines
+}
+
+/// What effective routes show of a route that lost, where that is not `Active`.
+fn listed(state: RejectedState) -> &'static str {
+    match state {
+        RejectedState::Active => "",
+        RejectedState::Invalid => " (Invalid)",
+        RejectedState::Absent => " (not listed)",
+    }
 }
 
 fn step_text(step: &Step, style: Style) -> String {

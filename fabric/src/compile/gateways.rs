@@ -9,7 +9,7 @@ use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, plan};
 use super::{Builder, TUNNEL_MTU};
 use crate::azure_rule::AzureRule;
 use crate::control::PeeringState;
-use crate::snapshot::lpm::Lpm;
+use crate::snapshot::lpm::{Lpm, covers};
 use crate::snapshot::network::{
     EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, PathTunnel, Tunnel, TunnelEnd,
     TunnelLimiters,
@@ -209,8 +209,10 @@ impl<'a> Builder<'a> {
         }
         .unwrap_or_default();
         if let Some(learned) = self.state.learned.get(&connection.virtual_network_gateway1) {
-            prefixes
-                .extend(learned.iter().filter(|route| route.connection == name).map(|route| route.prefix));
+            let refused = self.own_side(&connection.virtual_network_gateway1);
+            let taken = |prefix: &IpNet| !refused.iter().any(|range| covers(range, prefix));
+            let learned = learned.iter().filter(|route| route.connection == name).map(|route| route.prefix);
+            prefixes.extend(learned.filter(taken));
         }
         prefixes.sort();
         prefixes.dedup();
@@ -244,6 +246,11 @@ impl<'a> Builder<'a> {
         if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
             return listed.clone();
         }
+        self.own_side(gateway)
+    }
+
+    /// The ranges of a gateway's network and of those that use it.
+    fn own_side(&self, gateway: &str) -> Vec<IpNet> {
         let mut prefixes = self.own_ranges(gateway);
         let Some(network) = self.gateways.get(gateway).map(|index| self.snapshot.gateways[*index].network)
         else {

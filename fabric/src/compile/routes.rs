@@ -266,7 +266,7 @@ impl Builder<'_> {
         let is_default =
             |layer: &Option<Layer>| layer.as_ref().is_some_and(|layer| layer.get(&default).is_some());
         let replaced = is_default(&user) || is_default(&gateway);
-        let endpoints = endpoint_layers(layers, user.as_ref(), peerings_disabled);
+        let endpoints = endpoint_layers(layers, user.as_ref());
         SubnetRoutes {
             gateway,
             own: layers.own.clone(),
@@ -368,19 +368,13 @@ fn layer_of(routes: impl Iterator<Item = Route>) -> Option<Layer> {
 }
 
 /// The private endpoints' routes of a subnet, and those of them that its route table overrides.
-fn endpoint_layers(
-    layers: &NetworkLayers,
-    user: Option<&Layer>,
-    peerings_disabled: bool,
-) -> (Option<Layer>, Option<Layer>) {
-    let of_peer =
-        |endpoint: &EndpointRoute| matches!(endpoint.route.next_hop, NextHop::InterfaceEndpoint(Some(_)));
-    if user.is_none() && !peerings_disabled {
+fn endpoint_layers(layers: &NetworkLayers, user: Option<&Layer>) -> (Option<Layer>, Option<Layer>) {
+    let Some(user) = user else { return (layers.endpoint_layer.clone(), None) };
+    let (overridden, live): (Vec<&EndpointRoute>, Vec<&EndpointRoute>) =
+        layers.endpoints.iter().partition(|endpoint| endpoint.is_overridden(user));
+    if overridden.is_empty() {
         return (layers.endpoint_layer.clone(), None);
     }
-    let present = layers.endpoints.iter().filter(|endpoint| !(peerings_disabled && of_peer(endpoint)));
-    let (overridden, live): (Vec<_>, Vec<_>) =
-        present.partition(|endpoint| user.is_some_and(|user| endpoint.is_overridden(user)));
     let layer = |endpoints: Vec<&EndpointRoute>| {
         layer_of(endpoints.into_iter().map(|endpoint| endpoint.route.clone()))
     };

@@ -67,8 +67,11 @@ fn beaten(snapshot: &Snapshot, subnet: &Subnet, destination: IpAddr) -> Vec<Reje
             _ if selected.next_hop == NextHop::ServiceEndpoint
                 && other.next_hop != NextHop::ServiceEndpoint =>
             {
-                let equal = selected.prefix == other.prefix;
-                let state = if equal { RejectedState::Invalid } else { RejectedState::Active };
+                let state = match other.source {
+                    RouteSource::Gateway if subnet.routes.is_serviced(&other.prefix) => RejectedState::Absent,
+                    _ if selected.prefix == other.prefix => RejectedState::Invalid,
+                    _ => RejectedState::Active,
+                };
                 (state, "nothing overrides a service endpoint's route".to_owned())
             }
             _ => (RejectedState::Active, format!("shorter than {}", selected.prefix)),

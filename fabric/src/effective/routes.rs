@@ -64,7 +64,9 @@ pub fn effective_routes(snapshot: &Snapshot, target: &str) -> Result<EffectiveRo
     let is_internet = |route: &Route| route.next_hop == NextHop::Internet;
     rows.layer(Some(&routes.own), |route| (!is_internet(route)).then(|| !overridden(route)));
     rows.layer(Some(&routes.peerings), |route| Some(!overridden(route)));
-    rows.layer(routes.gateway.as_ref(), |route| Some(!overridden(route)));
+    // A gateway's route that a system route beats is not listed.
+    let is_serviced = |route: &Route| routes.is_serviced(&route.prefix);
+    rows.layer(routes.gateway.as_ref(), |route| (!is_serviced(route)).then(|| !overridden(route)));
     // A default route of a gateway takes the system's place without a trace; one of a user leaves it listed.
     let internet = |route: &Route| match (overridden(route), routes.gateway_route(&route.prefix)) {
         (true, _) => Some(false),

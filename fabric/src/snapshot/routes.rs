@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::lpm::Lpm;
+use super::lpm::{Lpm, covers};
 use crate::trace::RuleId;
 
 /// Who made a route, in the order of preference for an equal prefix.
@@ -157,6 +157,12 @@ impl SubnetRoutes {
     /// The gateway's route of exactly this prefix.
     pub fn gateway_route(&self, prefix: &IpNet) -> Option<&Route> {
         self.gateway.as_ref().and_then(|layer| layer.get(prefix))
+    }
+
+    /// Whether a service endpoint's route holds the whole prefix.
+    pub fn is_serviced(&self, prefix: &IpNet) -> bool {
+        let longest = self.service_endpoints.as_ref().and_then(|layer| layer.longest(prefix.addr()));
+        longest.is_some_and(|(service, _)| covers(&service, prefix))
     }
 
     /// The service endpoint's route of exactly this prefix.
