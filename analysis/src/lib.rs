@@ -6,3 +6,5 @@
 
 pub mod compare;
 pub mod conformance;
+pub mod lint;
+pub mod space;

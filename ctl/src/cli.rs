@@ -53,7 +53,8 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  vnetctl down\n  vnetctl down --all")]
     Down(down::Down),
     /// Check a file without touching anything.
-    #[command(after_help = "Example:\n  vnetctl validate examples/hub-spoke.yaml")]
+    #[command(after_help = "Examples:\n  vnetctl validate examples/hub-spoke.yaml\n  \
+        vnetctl validate --strict examples/hub-spoke.yaml")]
     Validate(validate::Validate),
     /// Print the topology file's JSON Schema.
     #[command(after_help = "Example:\n  vnetctl schema > topology.schema.json")]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use vnet_api::{ApplyRequest, TopologyFile};
-use vnet_config::Loaded;
+use vnet_config::{Diagnostic, Diagnostics, Loaded};
 
 use crate::failure::Refused;
 
@@ -39,7 +39,28 @@ pub(crate) fn find(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 ///
 /// Prints warnings to standard error.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Source> {
-    let source = if path == Path::new("-") {
+    let source = read_quietly(path)?;
+    print(&source.loaded.warnings);
+    Ok(source)
+}
+
+/// The same, with what is doubtful in the design among the warnings.
+pub(crate) fn read_and_lint(path: &Path) -> anyhow::Result<Source> {
+    let source = read_quietly(path)?;
+    print(&source.findings());
+    Ok(source)
+}
+
+/// Writes findings to standard error.
+pub(crate) fn print(findings: &[Diagnostic]) {
+    for finding in findings {
+        eprintln!("{finding}\n");
+    }
+}
+
+/// The same without a word of the warnings.
+pub(crate) fn read_quietly(path: &Path) -> anyhow::Result<Source> {
+    if path == Path::new("-") {
         let mut bytes = Vec::new();
         let limit = vnet_config::TEXT_BYTES_MAX as u64 + 1;
         std::io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -48,11 +69,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Source> {
     } else {
         let text = vnet_config::read_text(path).map_err(Refused)?;
         load(text, path.display().to_string(), path.parent())
-    }?;
-    for warning in &source.loaded.warnings {
-        eprintln!("{warning}\n");
     }
-    Ok(source)
 }
 
 fn load(text: String, origin: String, base: Option<&Path>) -> anyhow::Result<Source> {
@@ -64,6 +81,14 @@ impl Source {
     /// The lab's name.
     pub(crate) fn lab(&self) -> &str {
         &self.loaded.topology.name
+    }
+
+    /// What was found in the file, and what is doubtful in the design, in the order of the file.
+    pub(crate) fn findings(&self) -> Vec<Diagnostic> {
+        let mut all = Diagnostics { list: self.loaded.warnings.clone(), left_out: 0 };
+        all.list.extend(vnet_analysis::lint::lint_file(&self.loaded));
+        all.sort_and_cap();
+        all.list
     }
 
     /// The file with everything that the daemon needs of this side: it opens no file for a client.

@@ -65,3 +65,29 @@ fn compare_tells_agreement_difference_and_what_is_unreadable_apart() {
     assert_eq!((code(&other), &report["agrees"]), (1, &false.into()));
     assert_eq!(report["differences"][0]["property"], "nextHopType", "{report}");
 }
+
+#[test]
+fn strict_makes_errors_of_warnings() {
+    let doubtful = "name: lab\nvirtualNetworks:\n  a: {addressSpace: [10.0.0.0/16], tags: {env: dev}, peerings: {b: {}}}\n  \
+        b: {addressSpace: [10.1.0.0/16], tags: {env: prod}, peerings: {a: {}}}\n";
+    let (_directory, paths) = files(&[("lab.yaml", doubtful)]);
+    let path = paths[0].as_str();
+    let taken = run(&["validate", path]);
+    assert_eq!((code(&taken), stdout(&taken).trim()), (0, &*format!("{path} is valid, with 1 warning.")));
+    assert!(stderr(&taken).contains("warning[dev-prod-connected]"), "{}", stderr(&taken));
+    assert!(stderr(&taken).contains(&format!("{path}:3:")), "{}", stderr(&taken));
+    let refused = run(&["validate", "--strict", path]);
+    assert_eq!((code(&refused), stdout(&refused).trim()), (1, &*format!("{path} is not valid: 1 error.")));
+    assert!(stderr(&refused).contains("error[dev-prod-connected]"), "{}", stderr(&refused));
+    let output = run(&["validate", "--strict", path, "-o", "json"]);
+    let report = json(&output);
+    assert_eq!((code(&output), &report["valid"]), (1, &false.into()));
+    let found = &report["diagnostics"][0];
+    assert_eq!(
+        (&found["rule"], &found["azureRule"]),
+        (&"dev-prod-connected".into(), &"PEERING-STATE".into())
+    );
+    assert_eq!((&found["severity"], &found["line"]), (&"error".into(), &3.into()));
+    let fine = run(&["validate", "--strict", "examples/two-peered.yaml"]);
+    assert_eq!(code(&fine), 0, "{}", stderr(&fine));
+}

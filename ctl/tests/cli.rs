@@ -108,9 +108,9 @@ fn every_flag_has_its_variable() {
 
 #[test]
 fn a_valid_file_is_said_to_be_so() {
-    let output = run(&["validate", EXAMPLE]);
-    assert_eq!((code(&output), stdout(&output).trim()), (0, "examples/hub-spoke.yaml is valid."));
-    assert_eq!(json(&run(&["validate", EXAMPLE, "-o", "json"]))["valid"], true);
+    let output = run(&["validate", "examples/two-peered.yaml"]);
+    assert_eq!((code(&output), stdout(&output).trim()), (0, "examples/two-peered.yaml is valid."));
+    assert_eq!(json(&run(&["validate", "examples/two-peered.yaml", "-o", "json"]))["valid"], true);
     let text =
         std::fs::read(PathBuf::from(ROOT).join("examples/two-peered.yaml")).expect("the example is there");
     let mut child = vnetctl(&["validate", "-"])

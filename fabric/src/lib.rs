@@ -10,6 +10,7 @@ pub mod decision;
 pub mod effective;
 pub mod path;
 pub mod snapshot;
+pub mod survey;
 pub mod trace;
 
 pub use compile::{compile, converge};

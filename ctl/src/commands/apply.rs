@@ -22,7 +22,7 @@ pub(crate) struct Apply {
 
 impl Apply {
     fn read(&self, context: &Context) -> anyhow::Result<Source> {
-        let source = topology::read(&topology::find(self.file.as_deref())?)?;
+        let source = topology::read_and_lint(&topology::find(self.file.as_deref())?)?;
         match context.named_lab() {
             Some(lab) if lab != source.lab() => {
                 Err(Failure::usage(format!("the file describes the lab '{}', not '{lab}'", source.lab())))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use vnet_config::Diagnostic;
+use vnet_config::{Diagnostic, Severity};
 
 use crate::context::Context;
 use crate::failure::Refused;
@@ -14,6 +14,9 @@ use crate::topology;
 pub(crate) struct Validate {
     /// The topology file; - for standard input; topology.yaml in the working directory if none is named.
     file: Option<PathBuf>,
+    /// Take every warning for an error.
+    #[arg(long)]
+    strict: bool,
 }
 
 #[derive(Serialize)]
@@ -25,7 +28,7 @@ struct Report<'a> {
 impl Validate {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<u8> {
         let path = topology::find(self.file.as_deref())?;
-        let source = match topology::read(&path) {
+        let source = match topology::read_quietly(&path) {
             Ok(source) => source,
             Err(error) => {
                 if let (Some(Refused(found)), Format::Json | Format::Yaml) =
@@ -37,13 +40,20 @@ impl Validate {
                 return Err(error);
             }
         };
-        let warnings = &source.loaded.warnings;
-        context.print(&Report { valid: true, diagnostics: warnings }, |report| {
-            match report.diagnostics.len() {
-                0 => format!("{} is valid.", path.display()),
-                found => format!("{} is valid, with {}.", path.display(), count(found, "warning")),
+        let mut found = source.findings();
+        if self.strict {
+            found.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+        }
+        topology::print(&found);
+        let valid = !self.strict || found.is_empty();
+        context.print(&Report { valid, diagnostics: &found }, |report| {
+            let path = path.display();
+            match (report.diagnostics.len(), valid) {
+                (0, _) => format!("{path} is valid."),
+                (found, true) => format!("{path} is valid, with {}.", count(found, "warning")),
+                (found, false) => format!("{path} is not valid: {}.", count(found, "error")),
             }
         })?;
-        Ok(0)
+        Ok(u8::from(!valid))
     }
 }

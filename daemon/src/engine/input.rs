@@ -5,8 +5,8 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use vnet_api::{ApplyRequest, Diagnostic, Severity, TopologyFile};
-use vnet_config::Attachments;
 use vnet_config::model::Topology;
+use vnet_config::{Attachments, Diagnostics};
 
 use crate::api::topology::diagnostic;
 use crate::host::backing::MachineFile;
@@ -37,11 +37,13 @@ impl Input {
             Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
         let wire = |list: Vec<vnet_config::Diagnostic>| list.into_iter().map(diagnostic).collect::<Vec<_>>();
         match vnet_config::load_with(&file.text, &file.origin, &attachments) {
-            Ok(loaded) => Ok(Input {
-                file: file.clone(),
-                topology: Arc::new(loaded.topology),
-                warnings: wire(loaded.warnings),
-            }),
+            Ok(loaded) => {
+                let mut found = Diagnostics { list: vnet_analysis::lint::lint_file(&loaded), left_out: 0 };
+                found.list.extend(loaded.warnings);
+                found.sort_and_cap();
+                let topology = Arc::new(loaded.topology);
+                Ok(Input { file: file.clone(), topology, warnings: wire(found.list) })
+            }
             Err(refused) => Err(wire(refused.list)),
         }
     }
