@@ -77,6 +77,12 @@ azure_rules! {
     NsgDefault = "NSG-DEFAULT", Documented, "six default rules stand behind the user's";
     NsgOrder = "NSG-ORDER", Documented, "outbound NIC then subnet, inbound subnet then NIC; both must allow";
     NsgStateful = "NSG-STATEFUL", Documented, "replies pass, and a change meets new flows only";
+    NsgFlush = "NSG-FLUSH-CONNECTION", Inferred, "with flushConnection, live flows pass only as long as the present rules allow them";
+    NsgUntracked = "NSG-UNTRACKED-TCP", Inferred, "without TCP state tracking each TCP packet is judged by itself";
+    NsgPlatformTag = "NSG-PLATFORM-TAG", Documented, "rules that name a platform tag judge packets for the platform";
+    NsgProbe = "NSG-PROBE", Documented, "health probes from 168.63.129.16 are judged as any packet";
+    NsgAsg = "NSG-APPLICATION-GROUP", Documented, "an application security group stands for the addresses of its NICs";
+    NsgServiceTag = "NSG-SERVICE-TAG", Documented, "a service tag stands for its published prefixes";
     NsgTagVnet = "NSG-TAG-VIRTUALNETWORK", Inferred, "VirtualNetwork holds own, peered and gateway ranges and the subnet's user routes";
     NsgTagInternet = "NSG-TAG-INTERNET", Documented, "Internet holds public addresses outside the network";
     NsgPublicNeedsNsg = "NSG-PUBLIC-NEEDS-NSG", Documented, "a Standard public address receives nothing without a security group";

@@ -6,10 +6,10 @@ use vnet_config::model::{
 };
 
 use super::Builder;
-use super::security::{Tags, addresses};
 use crate::azure_rule::AzureRule;
 use crate::snapshot::HitKind;
 use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, Written, port_list};
+use crate::snapshot::tags::Tags;
 
 /// A policy inherits through at most this many parents.
 const PARENTS_MAX: usize = 8;
@@ -84,7 +84,7 @@ impl<'a> Builder<'a> {
         let groups = groups.iter().filter_map(|group| self.topology.ip_groups.get(group));
         let all: Vec<AddressSpec> =
             specs.iter().chain(groups.flat_map(|group| &group.ip_addresses)).cloned().collect();
-        addresses(&all, Some(tags))
+        tags.addresses(&all)
     }
 }
 

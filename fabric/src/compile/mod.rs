@@ -9,6 +9,7 @@ mod peering;
 mod routes;
 mod security;
 mod sites;
+mod tags;
 mod tunnels;
 
 use std::collections::HashMap;
@@ -90,7 +91,9 @@ struct Builder<'a> {
     halves: HashMap<(usize, usize), usize>,
     /// Subnets without their route table, by the subnet that they stand for.
     stand_ins: HashMap<usize, usize>,
-    asg_members: HashMap<String, Vec<IpNet>>,
+    /// Addresses of application security groups, by group and network.
+    asg_members: HashMap<(String, usize), Vec<IpNet>>,
+    tags: tags::KnownTags,
 }
 
 impl<'a> Builder<'a> {
@@ -114,6 +117,7 @@ impl<'a> Builder<'a> {
             halves: HashMap::new(),
             stand_ins: HashMap::new(),
             asg_members: HashMap::new(),
+            tags: tags::KnownTags::default(),
         }
     }
 
@@ -290,7 +294,7 @@ impl<'a> Builder<'a> {
         }
         for group in &nic.application_security_groups {
             self.asg_members
-                .entry(group.clone())
+                .entry((group.clone(), network))
                 .or_default()
                 .extend(addresses.iter().map(|address| IpNet::from(*address)));
         }
@@ -303,6 +307,7 @@ impl<'a> Builder<'a> {
             inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
             outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
             edge: self.add_function(format!("edge/{name}"), FunctionKind::Translation),
+            untracked_tcp: nic.disable_tcp_state_tracking,
             nic_nsg: None,
             subnet_nsg: None,
             public,

@@ -3,28 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use vnet_config::model::{
     Access, AddressSpec, Direction, NetworkSecurityGroup, PortRange, SecurityProtocol, SecurityRule,
 };
+use vnet_dataplane::Protocol;
 
 use super::Builder;
-use super::routes::reserved_prefixes;
 use crate::azure_rule::AzureRule;
-use crate::snapshot::lpm::subtract;
-use crate::snapshot::network::Nsg;
+use crate::snapshot::HitKind;
+use crate::snapshot::network::{Nsg, Subnet};
 use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, Written, port_list};
-use crate::snapshot::{HitKind, PLATFORM_ADDRESS};
-
-/// Ranges beside the private ones that are no part of the Internet.
-const NOT_PUBLIC: [&str; 6] =
-    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3", "ff00::/8"];
-
-/// What the service tags stand for in one subnet.
-pub(super) struct Tags {
-    virtual_network: Vec<IpNet>,
-    internet: Vec<IpNet>,
-}
+use crate::snapshot::tags::{PlatformService, Tags, platform_service};
 
 /// Which way a default rule judges, and what it says.
 type DefaultRule = (&'static str, u32, &'static str, &'static str, Access);
@@ -40,33 +29,55 @@ const DEFAULT_OUTBOUND: [DefaultRule; 3] = [
     ("DenyAllOutBound", 65500, "*", "*", Access::Deny),
 ];
 
+/// Groups that were compiled already, by name, network and route table: what tags and members depend on.
+type Compiled = HashMap<(String, usize, Option<Arc<str>>), Arc<Nsg>>;
+
 impl Builder<'_> {
     pub(super) fn security_groups(&mut self) {
         let topology = self.topology;
-        let mut compiled: HashMap<(String, usize), Arc<Nsg>> = HashMap::new();
-        let mut tags: HashMap<usize, Arc<Tags>> = HashMap::new();
+        let mut compiled = Compiled::new();
         for index in 0..self.snapshot.nics.len() {
             if !self.is_judged(index) {
                 continue;
             }
             let subnet = self.snapshot.nics[index].subnet;
             let (network_name, subnet_name) = split(&self.snapshot.subnets[subnet].name);
-            let subnet_group = topology.virtual_networks[network_name.as_str()].subnets[subnet_name.as_str()]
+            let of_subnet = topology.virtual_networks[network_name.as_str()].subnets[subnet_name.as_str()]
                 .network_security_group
-                .clone();
-            let nic_group = self.nic_group(index);
-            let mut get = |builder: &mut Self, name: Option<String>| {
-                let name = name?;
-                let group = topology.network_security_groups.get(&name)?;
-                let tags = tags.entry(subnet).or_insert_with(|| Arc::new(builder.tags(subnet))).clone();
-                let entry = compiled.entry((name.clone(), subnet));
-                Some(entry.or_insert_with(|| Arc::new(builder.security_group(&name, group, &tags))).clone())
-            };
-            let subnet_nsg = get(self, subnet_group);
-            let nic_nsg = get(self, nic_group);
+                .as_deref();
+            let of_nic = self.nic_group(index);
+            let subnet_nsg = self.security_group(&mut compiled, of_subnet, subnet);
+            let nic_nsg = self.security_group(&mut compiled, of_nic.as_deref(), subnet);
             self.snapshot.nics[index].subnet_nsg = subnet_nsg;
             self.snapshot.nics[index].nic_nsg = nic_nsg;
         }
+    }
+
+    /// The group of this name as a subnet has it.
+    fn security_group(
+        &mut self,
+        compiled: &mut Compiled,
+        name: Option<&str>,
+        subnet: usize,
+    ) -> Option<Arc<Nsg>> {
+        let name = name?;
+        let group = self.topology.network_security_groups.get(name)?;
+        let Subnet { network, route_table, .. } = &self.snapshot.subnets[subnet];
+        let key = (name.to_owned(), *network, route_table.clone());
+        if let Some(known) = compiled.get(&key) {
+            return Some(known.clone());
+        }
+        let place = Place { network: *network, tags: self.tags(subnet) };
+        let nsg = Arc::new(Nsg {
+            name: name.into(),
+            inbound: RuleSet::new(self.direction(name, group, &place, Direction::Inbound)),
+            outbound: RuleSet::new(self.direction(name, group, &place, Direction::Outbound)),
+            platform: RuleSet::new(self.platform_rules(name, group, &place)),
+            flush: group.flush_connection,
+            tags: place.tags,
+        });
+        compiled.insert(key, nsg.clone());
+        Some(nsg)
     }
 
     fn nic_group(&self, nic: usize) -> Option<String> {
@@ -81,60 +92,15 @@ impl Builder<'_> {
             .clone()
     }
 
-    /// The tags as a subnet sees them. VirtualNetwork: the network's ranges, those of connected peers that it allows, the
-    /// prefixes of its effective gateway, the platform's address and the prefixes of the subnet's route table.
-    pub(super) fn tags(&self, subnet: usize) -> Tags {
-        let subnet = &self.snapshot.subnets[subnet];
-        let network = &self.snapshot.networks[subnet.network];
-        let mut inside = network.ranges.clone();
-        for half in self.connected(subnet.network) {
-            let half = &self.snapshot.peerings[half];
-            if half.allow_access {
-                inside.extend(self.ranges_in_force(half));
-            }
-        }
-        let mut virtual_network = inside.clone();
-        virtual_network.push(PLATFORM_ADDRESS.into());
-        if let Some(gateway) = network.gateway.index() {
-            virtual_network.extend(self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix));
-        }
-        if let Some(user) = &subnet.routes.user {
-            virtual_network.extend(user.iter().map(|(prefix, _)| prefix));
-        }
-        virtual_network.sort();
-        virtual_network.dedup();
-        let mut excluded: Vec<IpNet> = reserved_prefixes().chain(inside).collect();
-        excluded.extend(
-            NOT_PUBLIC
-                .iter()
-                .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes")),
-        );
-        let everything = [
-            IpNet::V4(Default::default()),
-            "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
-        ];
-        Tags { virtual_network, internet: subtract(&everything, &excluded) }
-    }
-
-    fn security_group(&mut self, name: &str, group: &NetworkSecurityGroup, tags: &Tags) -> Nsg {
-        Nsg {
-            name: name.into(),
-            inbound: self.direction(name, group, tags, Direction::Inbound),
-            outbound: self.direction(name, group, tags, Direction::Outbound),
-        }
-    }
-
     fn direction(
         &mut self,
         name: &str,
         group: &NetworkSecurityGroup,
-        tags: &Tags,
+        place: &Place,
         direction: Direction,
-    ) -> RuleSet {
-        let mut own: Vec<&SecurityRule> =
-            group.security_rules.iter().filter(|rule| rule.direction == direction).collect();
-        own.sort_by_key(|rule| rule.priority);
-        let mut rules: Vec<Rule> = own.into_iter().map(|rule| self.security_rule(name, rule, tags)).collect();
+    ) -> Vec<Rule> {
+        let own = in_order(group, direction);
+        let mut rules: Vec<Rule> = own.into_iter().map(|rule| self.security_rule(name, rule, place)).collect();
         let defaults = if direction == Direction::Inbound { DEFAULT_INBOUND } else { DEFAULT_OUTBOUND };
         for (rule, priority, source, destination, access) in defaults {
             let shown = format!("defaultSecurityRules/{rule}");
@@ -144,9 +110,9 @@ impl Builder<'_> {
                 id,
                 allow: access == Access::Allow,
                 protocols: Protocols::ANY,
-                source: addresses(&[parse(source)], Some(tags)),
+                source: place.tags.addresses(&[parse(source)]),
                 source_ports: Vec::new(),
-                destination: addresses(&[parse(destination)], Some(tags)),
+                destination: place.tags.addresses(&[parse(destination)]),
                 destination_ports: Vec::new(),
                 written: Written {
                     priority,
@@ -155,31 +121,28 @@ impl Builder<'_> {
                 },
             });
         }
-        RuleSet::new(rules)
+        rules
     }
 
-    fn security_rule(&mut self, group: &str, rule: &SecurityRule, tags: &Tags) -> Rule {
+    fn security_rule(&mut self, group: &str, rule: &SecurityRule, place: &Place) -> Rule {
         let hits = nsg_hits(group, format!("securityRules/{}", rule.name), rule.direction, rule.access);
         let id = self.rule("", &format!("{group}/{}", rule.name), AzureRule::NsgFirstMatch, Some(hits));
-        let protocols = match rule.protocol {
-            SecurityProtocol::Any => Protocols::ANY,
-            SecurityProtocol::Tcp => Protocols::TCP,
-            SecurityProtocol::Udp => Protocols::UDP,
-            SecurityProtocol::Icmp => Protocols::ICMP,
-            SecurityProtocol::Esp => Protocols::ESP,
-            SecurityProtocol::Ah => Protocols::AH,
-        };
+        let protocols = protocols(rule.protocol);
         let ports = |ranges: &[PortRange]| if protocols.portless() { Vec::new() } else { port_list(ranges) };
         Rule {
             id,
             allow: rule.access == Access::Allow,
             protocols,
-            source: self.side(&rule.source_address_prefixes, &rule.source_application_security_groups, tags),
+            source: self.side(
+                &rule.source_address_prefixes,
+                &rule.source_application_security_groups,
+                place,
+            ),
             source_ports: ports(&rule.source_port_ranges),
             destination: self.side(
                 &rule.destination_address_prefixes,
                 &rule.destination_application_security_groups,
-                tags,
+                place,
             ),
             destination_ports: ports(&rule.destination_port_ranges),
             written: Written {
@@ -193,14 +156,74 @@ impl Builder<'_> {
         }
     }
 
-    fn side(&self, prefixes: &[AddressSpec], groups: &[String], tags: &Tags) -> AddressSet {
-        if groups.is_empty() {
-            return if prefixes.is_empty() { AddressSet::Any } else { addresses(prefixes, Some(tags)) };
+    /// Of the outbound rules those that name a tag of the platform, cut down to the services that the tags mean.
+    fn platform_rules(&mut self, name: &str, group: &NetworkSecurityGroup, place: &Place) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for rule in in_order(group, Direction::Outbound) {
+            let services = rule.destination_address_prefixes.iter().filter_map(|spec| match spec {
+                AddressSpec::Tag(tag) => platform_service(tag),
+                _ => None,
+            });
+            for service in services {
+                let compiled = self.security_rule(name, rule, place);
+                rules.extend(for_service(compiled, service));
+            }
         }
-        let members =
-            groups.iter().filter_map(|group| self.asg_members.get(group)).flatten().copied().collect();
-        addresses(prefixes, Some(tags)).union(AddressSet::Prefixes(members))
+        rules
     }
+
+    fn side(&self, prefixes: &[AddressSpec], groups: &[String], place: &Place) -> AddressSet {
+        if groups.is_empty() {
+            return if prefixes.is_empty() { AddressSet::Any } else { place.tags.addresses(prefixes) };
+        }
+        // An application security group lives in one network; elsewhere its addresses may be another machine's.
+        let members = groups
+            .iter()
+            .filter_map(|group| self.asg_members.get(&(group.clone(), place.network)))
+            .flatten()
+            .copied()
+            .collect();
+        place.tags.addresses(prefixes).union(AddressSet::Prefixes(members))
+    }
+}
+
+/// Where a group hangs.
+struct Place {
+    network: usize,
+    tags: Arc<Tags>,
+}
+
+fn in_order(group: &NetworkSecurityGroup, direction: Direction) -> Vec<&SecurityRule> {
+    let mut rules: Vec<&SecurityRule> =
+        group.security_rules.iter().filter(|rule| rule.direction == direction).collect();
+    rules.sort_by_key(|rule| rule.priority);
+    rules
+}
+
+fn protocols(protocol: SecurityProtocol) -> Protocols {
+    match protocol {
+        SecurityProtocol::Any => Protocols::ANY,
+        SecurityProtocol::Tcp => Protocols::TCP,
+        SecurityProtocol::Udp => Protocols::UDP,
+        SecurityProtocol::Icmp => Protocols::ICMP,
+        SecurityProtocol::Esp => Protocols::ESP,
+        SecurityProtocol::Ah => Protocols::AH,
+    }
+}
+
+/// What a rule says about one service of the platform; nothing where its protocol or ports leave the service out.
+fn for_service(rule: Rule, service: &PlatformService) -> Option<Rule> {
+    let named = rule.destination_ports.is_empty()
+        || rule.destination_ports.iter().any(|range| range.contains(service.port));
+    let of = |protocol: &Protocol| if *protocol == Protocol::UDP { Protocols::UDP } else { Protocols::TCP };
+    let spoken = service.protocols.iter().filter(|protocol| rule.protocols.contains(**protocol));
+    let protocols = spoken.map(of).fold(Protocols::NONE, Protocols::and);
+    (named && protocols != Protocols::NONE).then(|| Rule {
+        protocols,
+        destination: AddressSet::Prefixes(vec![service.address.into()]),
+        destination_ports: vec![PortRange { from: service.port, to: service.port }],
+        ..rule
+    })
 }
 
 fn written(prefixes: &[AddressSpec], groups: &[String]) -> Vec<String> {
@@ -223,32 +246,4 @@ fn nsg_hits(nsg: &str, rule: String, direction: Direction, access: Access) -> Hi
         inbound: direction == Direction::Inbound,
         allow: access == Access::Allow,
     }
-}
-
-/// The addresses that a list of prefixes, ranges and tags stands for. Tags that are not known here hold nothing.
-pub(super) fn addresses(specs: &[AddressSpec], tags: Option<&Tags>) -> AddressSet {
-    let mut prefixes = Vec::new();
-    for spec in specs {
-        match spec {
-            AddressSpec::Any => return AddressSet::Any,
-            AddressSpec::Prefix(prefix) if prefix.prefix_len() == 0 => return AddressSet::Any,
-            AddressSpec::Prefix(prefix) => prefixes.push(*prefix),
-            AddressSpec::Range(std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-                prefixes.extend(Ipv4Subnets::new(*from, *to, 0).map(IpNet::V4));
-            }
-            AddressSpec::Range(std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
-                prefixes.extend(Ipv6Subnets::new(*from, *to, 0).map(IpNet::V6));
-            }
-            AddressSpec::Range(..) => {}
-            AddressSpec::Tag(tag) => match (tag.as_str(), tags) {
-                ("VirtualNetwork", Some(tags)) => prefixes.extend(&tags.virtual_network),
-                ("Internet", Some(tags)) => prefixes.extend(&tags.internet),
-                ("AzureLoadBalancer", _) => prefixes.push(PLATFORM_ADDRESS.into()),
-                _ => {}
-            },
-        }
-    }
-    prefixes.sort();
-    prefixes.dedup();
-    AddressSet::Prefixes(prefixes)
 }

@@ -1,12 +1,13 @@
 //! Leaving a NIC and arriving at one: source check, security groups, delivery.
 
-use vnet_dataplane::{Action, FunctionId, Reason};
+use std::net::IpAddr;
+
+use vnet_dataplane::{Action, FiveTuple, FunctionId, Reason};
 
 use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
 use crate::decision::{SessionSide, SessionView};
-use crate::snapshot::network::{Nic, Nsg};
-use crate::snapshot::{METADATA_ADDRESS, PLATFORM_ADDRESS};
+use crate::snapshot::network::{Judgement, Nic, Nsg, is_platform};
 use crate::trace::{Hop, StepKind, Trace};
 
 /// The way of a packet through a NIC.
@@ -14,6 +15,38 @@ use crate::trace::{Hop, StepKind, Trace};
 enum Way {
     In,
     Out,
+}
+
+impl Way {
+    fn opposite(self) -> Way {
+        match self {
+            Way::In => Way::Out,
+            Way::Out => Way::In,
+        }
+    }
+
+    /// Whose sessions are those of flows that began this way.
+    fn function(self, nic: &Nic) -> FunctionId {
+        match self {
+            Way::In => nic.inbound,
+            Way::Out => nic.outbound,
+        }
+    }
+
+    /// The address that is not the NIC's.
+    fn other_end(self, tuple: &FiveTuple) -> IpAddr {
+        match self {
+            Way::In => tuple.source,
+            Way::Out => tuple.destination,
+        }
+    }
+
+    fn step(self) -> StepKind {
+        match self {
+            Way::In => StepKind::NsgInbound,
+            Way::Out => StepKind::NsgOutbound,
+        }
+    }
 }
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
@@ -30,11 +63,11 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         if let Some(limiter) = nic.limiter {
             self.act(Action::Shape(limiter));
         }
-        if tuple.destination == PLATFORM_ADDRESS || tuple.destination == METADATA_ADDRESS {
-            return self.reach_platform(nic);
-        }
         if let Some(end) = self.security_groups(nic, Way::Out) {
             return end;
+        }
+        if is_platform(tuple.destination) {
+            return self.reach_platform(nic);
         }
         Next::Route { subnet: nic.subnet, sender: Sender::Nic(index) }
     }
@@ -42,7 +75,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     fn reach_platform(&mut self, nic: &Nic) -> Next {
         let rule = self.snapshot.check(AzureRule::FabricPlatform);
         // The platform answers to an address that several networks may use: the session says whose it is.
-        self.open_session(nic.outbound, rule);
+        match self.known_flow(nic, Way::Out) {
+            Some(known) => self.pass_by_session(known.function, known.original),
+            None => self.open_session(nic.outbound, rule),
+        }
         match self.snapshot.platform {
             Some(port) => self.deliver(port),
             None => self.drop(Reason::NoListener, rule, "platform", || "the lab has no platform".to_owned()),
@@ -62,8 +98,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                 format!("{destination} is not an address of {name}, and its enableIPForwarding is false")
             });
         }
-        let platform = self.tuple.source == PLATFORM_ADDRESS || self.tuple.source == METADATA_ADDRESS;
-        if !platform && let Some(end) = self.security_groups(nic, Way::In) {
+        if let Some(end) = self.security_groups(nic, Way::In) {
             return end;
         }
         if next_hop && !own {
@@ -80,65 +115,90 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     /// Both groups must allow: outbound the NIC's first, inbound the subnet's. A flow that began in one direction passes
     /// with its replies in the other.
     fn security_groups(&mut self, nic: &'a Nic, way: Way) -> Option<Next> {
-        let (own, other) = match way {
-            Way::In => (nic.inbound, nic.outbound),
-            Way::Out => (nic.outbound, nic.inbound),
-        };
         if !nic.stateful() {
             return None;
         }
-        let kind = if way == Way::In { StepKind::NsgInbound } else { StepKind::NsgOutbound };
         let name = self.port_name(nic);
-        if self.by_session(own, other) {
-            let rule = self.snapshot.check(AzureRule::NsgStateful);
-            self.note(kind, Some(rule), name, || "passes by the session of its flow".to_owned());
-            return None;
+        let platform = is_platform(way.other_end(&self.tuple));
+        let tracked = platform || nic.tracks(self.flow().protocol);
+        if tracked && let Some(known) = self.known_flow(nic, way) {
+            return self.pass_known(nic, way, &known);
         }
-        let groups = match way {
-            Way::In => [&nic.subnet_nsg, &nic.nic_nsg],
-            Way::Out => [&nic.nic_nsg, &nic.subnet_nsg],
-        };
-        for group in groups.into_iter().flatten() {
+        if !tracked {
+            let rule = self.snapshot.check(AzureRule::NsgUntracked);
+            self.note(way.step(), Some(rule), name, || "judged by itself, reply or not".to_owned());
+        }
+        for group in nic.groups(way == Way::In) {
             if let Some(end) = self.security_group(group, way, name) {
                 return Some(end);
             }
         }
-        let rule = self.allowed_by.unwrap_or_else(|| self.snapshot.check(AzureRule::NsgStateful));
-        self.open_session(own, rule);
+        if tracked {
+            let rule = self.allowed_by.unwrap_or_else(|| self.snapshot.check(AzureRule::NsgStateful));
+            self.open_session(way.function(nic), rule);
+        }
         None
     }
 
-    /// Whether the packet belongs to a flow that began in this direction, or answers one that began in the other.
-    fn by_session(&mut self, own: FunctionId, other: FunctionId) -> bool {
+    /// The flow that the packet belongs to, having begun in this direction, or that it answers.
+    fn known_flow(&self, nic: &Nic, way: Way) -> Option<KnownFlow> {
         let flow = self.flow();
-        for (function, side) in [(own, SessionSide::Original), (other, SessionSide::Reply)] {
-            if let Some(found) = self.sessions.find(function, &flow)
-                && found.side == side
+        let of = |began: Way, side| {
+            let function = began.function(nic);
+            let found = self.sessions.find(function, &flow).filter(|found| found.side == side)?;
+            Some(KnownFlow { function, began, original: found.original })
+        };
+        of(way, SessionSide::Original).or_else(|| of(way.opposite(), SessionSide::Reply))
+    }
+
+    /// A known flow passes, but for a group with flushConnection whose present rules deny its first packet. Its session
+    /// stays: without it, what the other end sends would begin the flow anew in the other direction.
+    fn pass_known(&mut self, nic: &'a Nic, way: Way, known: &KnownFlow) -> Option<Next> {
+        let name = self.port_name(nic);
+        let original = known.original;
+        let inbound = known.began == Way::In;
+        for group in nic.groups(inbound).filter(|group| group.flush) {
+            if let Judgement::By(rule) = group.judge(inbound, &original)
+                && !rule.allow
             {
-                self.pass_by_session(function, found.original);
-                return true;
+                self.hit(rule.id);
+                let flush = self.snapshot.check(AzureRule::NsgFlush);
+                self.note(way.step(), Some(flush), name, || {
+                    format!("network security group {} judges live flows again", group.name)
+                });
+                return Some(self.drop(Reason::NsgDeny, rule.id, name, || {
+                    format!("network security group {} denies {original} now", group.name)
+                }));
             }
         }
-        false
+        self.pass_by_session(known.function, original);
+        let rule = self.snapshot.check(AzureRule::NsgStateful);
+        self.note(way.step(), Some(rule), name, || "passes by the session of its flow".to_owned());
+        None
     }
 
     fn security_group(&mut self, group: &'a Nsg, way: Way, at: &str) -> Option<Next> {
-        let (rules, kind) = match way {
-            Way::In => (&group.inbound, StepKind::NsgInbound),
-            Way::Out => (&group.outbound, StepKind::NsgOutbound),
-        };
         let tuple = self.tuple;
-        // The default rules match every packet; a group without a match would be a fault that must not let anything pass.
-        let Some(rule) = rules.first_match(&tuple) else {
-            let rule = self.snapshot.check(AzureRule::NsgDefault);
-            return Some(
-                self.drop(Reason::NsgDeny, rule, at, || format!("no rule of {} matches", group.name)),
-            );
+        let rule = match group.judge(way == Way::In, &tuple) {
+            Judgement::By(rule) => rule,
+            Judgement::Exempt => {
+                let rule = self.snapshot.check(AzureRule::FabricPlatform);
+                self.note(way.step(), Some(rule), at, || {
+                    format!("no rule of network security group {} names the platform's service", group.name)
+                });
+                return None;
+            }
+            Judgement::Unmatched => {
+                let rule = self.snapshot.check(AzureRule::NsgDefault);
+                return Some(
+                    self.drop(Reason::NsgDeny, rule, at, || format!("no rule of {} matches", group.name)),
+                );
+            }
         };
         self.hit(rule.id);
         if rule.allow {
             self.allowed_by = Some(rule.id);
-            self.note(kind, Some(rule.id), at, || {
+            self.note(way.step(), Some(rule.id), at, || {
                 format!("network security group {} allows {tuple}", group.name)
             });
             return None;
@@ -150,6 +210,15 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 
     /// Whether the NIC would take a packet from the Internet without a security group: an answer only.
     pub(super) fn answers_nic(&mut self, nic: &Nic) -> bool {
-        self.by_session(nic.inbound, nic.outbound)
+        let Some(known) = self.known_flow(nic, Way::In) else { return false };
+        self.pass_by_session(known.function, known.original);
+        true
     }
+}
+
+/// A flow that a NIC's groups have let begin.
+struct KnownFlow {
+    function: FunctionId,
+    began: Way,
+    original: FiveTuple,
 }

@@ -6,6 +6,7 @@ pub(crate) mod network;
 pub mod ports;
 pub mod routes;
 pub mod rules;
+pub(crate) mod tags;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

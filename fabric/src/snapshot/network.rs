@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
-use vnet_dataplane::{CounterId, FunctionId, LimiterId, PortId};
+use vnet_dataplane::{CounterId, FiveTuple, FunctionId, LimiterId, PortId, Protocol};
 
 use super::egress::{DefaultOutbound, FirewallSnat};
 use super::lpm::Lpm;
 use super::ports::TunnelSpec;
 use super::routes::SubnetRoutes;
-use super::rules::RuleSet;
+use super::rules::{Rule, RuleSet};
+use super::tags::Tags;
+use super::{METADATA_ADDRESS, PLATFORM_ADDRESS};
 use crate::control::PeeringState;
 use crate::trace::RuleId;
 
@@ -105,6 +107,45 @@ pub(crate) struct Nsg {
     pub(crate) name: Arc<str>,
     pub(crate) inbound: RuleSet,
     pub(crate) outbound: RuleSet,
+    /// Outbound rules that name a tag of the platform: they alone judge packets for the platform's addresses.
+    pub(crate) platform: RuleSet,
+    /// Whether flows pass only as long as the present rules allow their first packet.
+    pub(crate) flush: bool,
+    pub(crate) tags: Arc<Tags>,
+}
+
+/// What a group says about a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Judgement<'a> {
+    /// This rule decides.
+    By(&'a Rule),
+    /// The packet is for the platform, and no rule names the service.
+    Exempt,
+    /// No rule matches. The default rules match every packet, so that this is a fault.
+    Unmatched,
+}
+
+impl Nsg {
+    /// The rules that judge packets of one direction, as far as they are not for the platform.
+    pub(crate) fn rules(&self, inbound: bool) -> &RuleSet {
+        if inbound { &self.inbound } else { &self.outbound }
+    }
+
+    /// What the group says about the first packet of a flow.
+    pub(crate) fn judge(&self, inbound: bool, tuple: &FiveTuple) -> Judgement<'_> {
+        let for_platform = !inbound && is_platform(tuple.destination);
+        let rules = if for_platform { &self.platform } else { self.rules(inbound) };
+        match rules.first_match(tuple) {
+            Some(rule) => Judgement::By(rule),
+            None if for_platform => Judgement::Exempt,
+            None => Judgement::Unmatched,
+        }
+    }
+}
+
+/// Whether the address is the platform's own.
+pub(crate) fn is_platform(address: IpAddr) -> bool {
+    address == PLATFORM_ADDRESS || address == METADATA_ADDRESS
 }
 
 #[derive(Debug)]
@@ -116,6 +157,8 @@ pub(crate) struct Nic {
     pub(crate) inbound: FunctionId,
     /// Sessions of flows that began at the NIC.
     pub(crate) outbound: FunctionId,
+    /// Whether the groups keep no state of TCP flows.
+    pub(crate) untracked_tcp: bool,
     pub(crate) nic_nsg: Option<Arc<Nsg>>,
     pub(crate) subnet_nsg: Option<Arc<Nsg>>,
     /// Sessions of flows by its public addresses and by service endpoints.
@@ -127,9 +170,26 @@ pub(crate) struct Nic {
 }
 
 impl Nic {
+    /// Whether a group judges its packets.
+    pub(crate) fn guarded(&self) -> bool {
+        self.nic_nsg.is_some() || self.subnet_nsg.is_some()
+    }
+
+    /// The groups that judge packets of one direction, in their order: inbound the subnet's first, outbound the NIC's.
+    pub(crate) fn groups(&self, inbound: bool) -> impl Iterator<Item = &Nsg> {
+        let (first, second) =
+            if inbound { (&self.subnet_nsg, &self.nic_nsg) } else { (&self.nic_nsg, &self.subnet_nsg) };
+        [first, second].into_iter().filter_map(|group| group.as_deref())
+    }
+
+    /// Whether the groups know a flow of this protocol again.
+    pub(crate) fn tracks(&self, protocol: Protocol) -> bool {
+        !(self.untracked_tcp && self.guarded() && protocol == Protocol::TCP)
+    }
+
     /// Whether flows leave sessions here: where nothing filters, none is needed.
     pub(crate) fn stateful(&self) -> bool {
-        self.nic_nsg.is_some() || self.subnet_nsg.is_some() || !self.public.is_empty()
+        self.guarded() || !self.public.is_empty()
     }
 }
 

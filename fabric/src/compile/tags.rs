@@ -1,0 +1,141 @@
+//! What the service tags VirtualNetwork and Internet hold in a subnet.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use vnet_config::model::{AddressSpec, FirewallRule, RoutePrefix, RouteTable, TagDefaultRoute, Topology};
+
+use super::Builder;
+use super::routes::reserved_prefixes;
+use crate::snapshot::PLATFORM_ADDRESS;
+use crate::snapshot::lpm::subtract;
+use crate::snapshot::tags::Tags;
+
+/// Ranges beside the private ones that are no part of the Internet.
+const NOT_PUBLIC: [&str; 6] =
+    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3", "ff00::/8"];
+
+/// Tags that were worked out already.
+#[derive(Debug, Default)]
+pub(super) struct KnownTags {
+    /// By network and route table: nothing else of a subnet matters.
+    by_place: HashMap<(usize, Option<Arc<str>>), Arc<Tags>>,
+    internet: HashMap<usize, Arc<[IpNet]>>,
+    published: Option<Arc<HashMap<String, Vec<IpNet>>>>,
+}
+
+impl Builder<'_> {
+    /// The tags as a subnet sees them. Azure does not say whose user routes count: here those of the subnet's own table.
+    pub(super) fn tags(&mut self, subnet: usize) -> Arc<Tags> {
+        let subnet = &self.snapshot.subnets[subnet];
+        let (network, table) = (subnet.network, subnet.route_table.clone());
+        let place = (network, table.clone());
+        if let Some(known) = self.tags.by_place.get(&place) {
+            return known.clone();
+        }
+        let table = table.and_then(|name| self.topology.route_tables.get(&*name));
+        let tags = Arc::new(Tags {
+            virtual_network: self.virtual_network_tag(network, table),
+            internet: self.internet_tag(network),
+            published: self.published_tags(),
+        });
+        self.tags.by_place.insert(place, tags.clone());
+        tags
+    }
+
+    /// The network's own ranges and those of connected peers that this half gives access to.
+    fn inside(&self, network: usize) -> Vec<IpNet> {
+        let mut inside = self.snapshot.networks[network].ranges.clone();
+        for half in self.connected(network) {
+            let half = &self.snapshot.peerings[half];
+            if half.allow_access {
+                inside.extend(self.ranges_in_force(half));
+            }
+        }
+        inside
+    }
+
+    /// What is inside, what the effective gateway leads to, the platform's address and the user's routes. What a gateway
+    /// knows counts whether or not the subnet takes its routes: the tag is the network's.
+    fn virtual_network_tag(&self, network: usize, table: Option<&RouteTable>) -> Arc<[IpNet]> {
+        let mut prefixes = self.inside(network);
+        prefixes.push(PLATFORM_ADDRESS.into());
+        if let Some(gateway) = self.snapshot.networks[network].gateway.index() {
+            prefixes.extend(self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix));
+        }
+        let with_default =
+            self.topology.semantics.virtual_network_tag_default_route == TagDefaultRoute::Include;
+        for route in table.into_iter().flat_map(|table| &table.routes) {
+            match &route.address_prefix {
+                RoutePrefix::Prefix(prefix) if prefix.prefix_len() > 0 || with_default => {
+                    prefixes.push(*prefix);
+                }
+                RoutePrefix::Prefix(_) => {}
+                RoutePrefix::Tag(tag) => {
+                    prefixes.extend(self.topology.service_tag_prefixes(tag).unwrap_or_default());
+                }
+            }
+        }
+        prefixes.sort();
+        prefixes.dedup();
+        prefixes.into()
+    }
+
+    /// Public addresses outside the network and its peers.
+    fn internet_tag(&mut self, network: usize) -> Arc<[IpNet]> {
+        if let Some(known) = self.tags.internet.get(&network) {
+            return known.clone();
+        }
+        let special = NOT_PUBLIC
+            .iter()
+            .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes"));
+        let excluded: Vec<IpNet> =
+            reserved_prefixes().chain(special).chain(self.inside(network)).collect();
+        let everything = [
+            IpNet::V4(Default::default()),
+            "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
+        ];
+        let internet: Arc<[IpNet]> = subtract(&everything, &excluded).into();
+        self.tags.internet.insert(network, internet.clone());
+        internet
+    }
+
+    /// The tags of the file that rules name.
+    fn published_tags(&mut self) -> Arc<HashMap<String, Vec<IpNet>>> {
+        if let Some(known) = &self.tags.published {
+            return known.clone();
+        }
+        let topology = self.topology;
+        let mut published = HashMap::new();
+        for (tag, prefixes) in topology.service_tags.tags() {
+            published.insert(tag.to_ascii_lowercase(), prefixes.to_vec());
+        }
+        // A regional tag may go by the region's usual name, which the file's list does not use.
+        for spec in security_specs(topology).chain(firewall_specs(topology)) {
+            if let AddressSpec::Tag(tag) = spec
+                && let Some(prefixes) = topology.service_tag_prefixes(tag)
+            {
+                published.entry(tag.to_ascii_lowercase()).or_insert_with(|| prefixes.to_vec());
+            }
+        }
+        let published = Arc::new(published);
+        self.tags.published = Some(published.clone());
+        published
+    }
+}
+
+fn security_specs(topology: &Topology) -> impl Iterator<Item = &AddressSpec> {
+    let rules = topology.network_security_groups.values().flat_map(|group| &group.security_rules);
+    rules.flat_map(|rule| rule.source_address_prefixes.iter().chain(&rule.destination_address_prefixes))
+}
+
+fn firewall_specs(topology: &Topology) -> impl Iterator<Item = &AddressSpec> {
+    let groups = topology.firewall_policies.values().flat_map(|policy| &policy.rule_collection_groups);
+    let rules = groups.flat_map(|group| &group.rule_collections).flat_map(|collection| &collection.rules);
+    let rules = rules.filter_map(|rule| match rule {
+        FirewallRule::NetworkRule(rule) => Some(rule),
+        _ => None,
+    });
+    rules.flat_map(|rule| rule.source_addresses.iter().chain(&rule.destination_addresses))
+}
