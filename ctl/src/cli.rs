@@ -6,7 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
-    ip_flow_verify, labs, logs, matrix, next_hop, path, ping, schema, show, test, traffic, validate,
+    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, ping, schema, show, test, traffic,
+    validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -88,6 +89,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  vnetctl ip-flow-verify --vm web --direction Inbound --protocol TCP \
         --local 10.1.0.4:443 --remote 10.2.0.4:50000")]
     IpFlowVerify(ip_flow_verify::IpFlowVerify),
+    /// Every security rule that judges a kind of packet, field by field.
+    #[command(
+        after_help = "Example:\n  vnetctl nsg-diagnostics --vm web --direction Inbound --protocol TCP \
+        --source 10.2.0.4 --destination 10.1.0.4 --port 443"
+    )]
+    NsgDiagnostics(nsg_diagnostics::NsgDiagnostics),
     /// Each step that a packet takes, there and back, with the rule that makes it.
     #[command(
         after_help = "Examples:\n  vnetctl path web db tcp/443\n  vnetctl path batch web icmp --probe\n  \
@@ -155,6 +162,7 @@ impl Command {
             Command::EffectiveNsg(verb) => verb.run(context).await,
             Command::NextHop(verb) => verb.run(context).await,
             Command::IpFlowVerify(verb) => verb.run(context).await,
+            Command::NsgDiagnostics(verb) => verb.run(context).await,
             Command::Path(verb) => verb.run(context).await,
             Command::Matrix(verb) => verb.run(context).await,
             Command::Compare(verb) => verb.run(context).await,

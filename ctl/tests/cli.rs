@@ -67,6 +67,44 @@ fn answers_from_a_file_are_as_they_were() {
     golden("path-rejected", &["path", "web", "db", "tcp/443", "--file", EXAMPLE]);
     golden("effective-routes", &["effective-routes", "web", "--file", EXAMPLE]);
     golden("effective-nsg", &["effective-nsg", "web", "--file", EXAMPLE]);
+    golden(
+        "ip-flow-verify",
+        &[
+            "ip-flow-verify",
+            "--vm",
+            "web",
+            "--direction",
+            "inbound",
+            "--protocol",
+            "TCP",
+            "--local",
+            "10.1.0.4:22",
+            "--remote",
+            "192.168.1.10:50000",
+            "--file",
+            EXAMPLE,
+        ],
+    );
+    golden(
+        "nsg-diagnostics",
+        &[
+            "nsg-diagnostics",
+            "--vm",
+            "web",
+            "--direction",
+            "Inbound",
+            "--protocol",
+            "TCP",
+            "--source",
+            "192.168.0.0/16",
+            "--destination",
+            "10.1.0.4",
+            "--port",
+            "22-443",
+            "--file",
+            EXAMPLE,
+        ],
+    );
     golden("next-hop", &["next-hop", "--vm", "web", "--dest-ip", "10.2.0.4", "--file", EXAMPLE]);
     golden("matrix", &["matrix", "icmp", "--file", EXAMPLE]);
     golden("plan", &["plan", EXAMPLE]);

@@ -83,7 +83,8 @@ azure_rules! {
     NsgProbe = "NSG-PROBE", Documented, "health probes from 168.63.129.16 are judged as any packet";
     NsgAsg = "NSG-APPLICATION-GROUP", Documented, "an application security group stands for the addresses of its NICs";
     NsgServiceTag = "NSG-SERVICE-TAG", Documented, "a service tag stands for its published prefixes";
-    NsgTagVnet = "NSG-TAG-VIRTUALNETWORK", Inferred, "VirtualNetwork holds own, peered and gateway ranges and the subnet's user routes";
+    NsgTagVnet = "NSG-TAG-VIRTUALNETWORK", Documented, "VirtualNetwork holds own, peered and gateway ranges and 168.63.129.16";
+    NsgTagUserRoute = "NSG-TAG-USER-ROUTES", Inferred, "VirtualNetwork holds the prefixes of the subnet's user routes, 0.0.0.0/0 too";
     NsgTagInternet = "NSG-TAG-INTERNET", Documented, "Internet holds public addresses outside the network";
     NsgPublicNeedsNsg = "NSG-PUBLIC-NEEDS-NSG", Documented, "a Standard public address receives nothing without a security group";
     FirewallOrder = "FIREWALL-ORDER", Documented, "parent first, groups and collections by priority, rules as written";

@@ -1,13 +1,15 @@
 //! `ip-flow-verify`: as `az network watcher test-ip-flow`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use vnet_api::Protocol;
-use vnet_fabric::effective::FlowVerdict;
+use vnet_fabric::effective::{self, FlowDirection, FlowQuery, FlowVerdict};
 
 use crate::client::query;
 use crate::context::Context;
+use crate::offline;
 use crate::output::Table;
 
 #[derive(Debug, clap::Args)]
@@ -30,14 +32,36 @@ pub(crate) struct IpFlowVerify {
     /// The other side's address and port.
     #[arg(long, value_name = "IP:PORT")]
     remote: Side,
+    /// Answer for this file, without a daemon.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
 }
 
+/// Which way packets pass the NIC.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Direction {
+pub(super) enum Direction {
     #[value(name = "Inbound")]
     Inbound,
     #[value(name = "Outbound")]
     Outbound,
+}
+
+impl Direction {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Direction::Inbound => "Inbound",
+            Direction::Outbound => "Outbound",
+        }
+    }
+}
+
+impl From<Direction> for FlowDirection {
+    fn from(direction: Direction) -> FlowDirection {
+        match direction {
+            Direction::Inbound => FlowDirection::Inbound,
+            Direction::Outbound => FlowDirection::Outbound,
+        }
+    }
 }
 
 /// An address and a port, `*` for any.
@@ -62,20 +86,26 @@ impl FromStr for Side {
 
 impl IpFlowVerify {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
-        let direction = match self.direction {
-            Direction::Inbound => "Inbound",
-            Direction::Outbound => "Outbound",
+        let verdict: FlowVerdict = match &self.file {
+            Some(file) => {
+                let question =
+                    FlowQuery::new(self.direction.into(), self.protocol.into(), self.local.0, self.remote.0)?;
+                let target =
+                    self.nic.as_ref().map_or_else(|| self.vm.clone(), |nic| format!("{}/{nic}", self.vm));
+                effective::ip_flow_verify(&offline::converge(file, context)?, &target, &question)?
+            }
+            None => {
+                let query = query([
+                    ("vm", Some(self.vm)),
+                    ("nic", self.nic),
+                    ("direction", Some(self.direction.name().to_owned())),
+                    ("protocol", Some(self.protocol.to_string())),
+                    ("local", Some(self.local.0.to_string())),
+                    ("remote", Some(self.remote.0.to_string())),
+                ]);
+                context.client.get(&context.lab_path(&format!("/ip-flow-verify{query}")).await?).await?
+            }
         };
-        let query = query([
-            ("vm", Some(self.vm)),
-            ("nic", self.nic),
-            ("direction", Some(direction.to_owned())),
-            ("protocol", Some(self.protocol.to_string())),
-            ("local", Some(self.local.0.to_string())),
-            ("remote", Some(self.remote.0.to_string())),
-        ]);
-        let path = context.lab_path(&format!("/ip-flow-verify{query}")).await?;
-        let verdict: FlowVerdict = context.client.get(&path).await?;
         context.print(&verdict, |verdict| {
             let mut table = Table::new(&["Access", "RuleName"]);
             table.row([&verdict.access, &verdict.rule_name]);

@@ -16,6 +16,7 @@ pub(crate) mod labs;
 pub(crate) mod logs;
 pub(crate) mod matrix;
 pub(crate) mod next_hop;
+pub(crate) mod nsg_diagnostics;
 pub(crate) mod path;
 pub(crate) mod ping;
 pub(crate) mod schema;

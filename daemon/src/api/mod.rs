@@ -30,7 +30,7 @@ use vnet_api::{
     LabSummary, LogReport, MatrixReport, NDJSON, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
     TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
 };
-use vnet_fabric::effective::{EffectiveNsgList, EffectiveRoutes, FlowVerdict, NextHopAnswer};
+use vnet_fabric::effective::{EffectiveNsgList, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics};
 
 pub use backend::{Answer, Backend, ExecFailure, Execution};
 pub use error::ApiError;
@@ -180,6 +180,10 @@ fn report_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let summary = "Whether a VM's security rules allow a packet.";
     let operation = described::<_, FlowVerdict>(routes, "verifyIpFlow", summary).query(query);
     routes.add(Method::GET, "/v1/labs/{lab}/ip-flow-verify", operation, reports::ip_flow_verify::<B>);
+    let query = routes.query::<reports::NsgDiagnosticsQuery>();
+    let summary = "Every security rule that is evaluated for a kind of packet, field by field.";
+    let operation = described::<_, NsgDiagnostics>(routes, "diagnoseNsg", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/nsg-diagnostics", operation, reports::nsg_diagnostics::<B>);
     let query = routes.query::<reports::PathQuery>();
     let summary = "Each step of a packet and of its answer; with probe=true a packet is sent and compared.";
     let operation = described::<_, PathAnswer>(routes, "getPath", summary).query(query);

@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use vnet_api::{MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
+use vnet_config::model::{AddressSpec, PortRange, SecurityProtocol};
 use vnet_fabric::effective::{
-    self, EffectiveNsgList, EffectiveRoutes, FlowDirection, FlowQuery, FlowVerdict, NextHopAnswer,
-    QuestionError,
+    self, DiagnosticQuery, EffectiveNsgList, EffectiveRoutes, FlowDirection, FlowQuery, FlowVerdict,
+    NextHopAnswer, NsgDiagnostics, QuestionError,
 };
 
 use super::App;
@@ -24,7 +25,10 @@ impl From<QuestionError> for ApiError {
         let message = format!("{error}.");
         match error {
             QuestionError::Unknown { .. } => ApiError::unresolved(message),
-            QuestionError::NoNic(_) | QuestionError::NoCommonFamily(..) => ApiError::bad_request(message),
+            QuestionError::NoNic(_)
+            | QuestionError::NoCommonFamily(..)
+            | QuestionError::NotLocal { .. }
+            | QuestionError::EmptyTag(_) => ApiError::bad_request(message),
         }
     }
 }
@@ -65,6 +69,22 @@ pub(crate) struct FlowVerifyQuery {
     local: SocketAddr,
     /// The other side's address and port.
     remote: SocketAddr,
+}
+
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct NsgDiagnosticsQuery {
+    /// VM or VM/NIC.
+    target: String,
+    /// Which way.
+    direction: FlowDirection,
+    /// A protocol of security rules, or * for all of them.
+    protocol: SecurityProtocol,
+    /// An address, a prefix, a service tag or *.
+    source: AddressSpec,
+    /// An address, a prefix, a service tag or *.
+    destination: AddressSpec,
+    /// A destination port, a range of them or *.
+    port: PortRange,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -123,25 +143,26 @@ pub(crate) async fn ip_flow_verify<B: Backend>(
     Path(lab): Path<String>,
     Params(query): Params<FlowVerifyQuery>,
 ) -> Answer<Json<FlowVerdict>> {
-    use vnet_dataplane::Protocol as Number;
-    if query.local.is_ipv4() != query.remote.is_ipv4() {
-        return Err(ApiError::bad_request("The local and the remote address are of different families."));
-    }
     let snapshot = app.backend.snapshot(&lab).await?;
-    let protocol = match query.protocol {
-        Protocol::Tcp => Number::TCP,
-        Protocol::Udp => Number::UDP,
-        Protocol::Icmp if query.local.is_ipv4() => Number::ICMP,
-        Protocol::Icmp => Number::ICMPV6,
-    };
-    let question = FlowQuery {
-        direction: query.direction,
-        protocol,
-        local: (query.local.ip(), query.local.port()),
-        remote: (query.remote.ip(), query.remote.port()),
-    };
+    let question = FlowQuery::new(query.direction, query.protocol.into(), query.local, query.remote)?;
     let target = with_nic(&query.vm, query.nic.as_deref());
     Ok(Json(effective::ip_flow_verify(&snapshot, &target, &question)?))
+}
+
+pub(crate) async fn nsg_diagnostics<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<NsgDiagnosticsQuery>,
+) -> Answer<Json<NsgDiagnostics>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    let question = DiagnosticQuery {
+        direction: query.direction,
+        protocol: query.protocol,
+        source: query.source,
+        destination: query.destination,
+        destination_port: query.port,
+    };
+    Ok(Json(effective::nsg_diagnostics(&snapshot, &query.target, &question)?))
 }
 
 pub(crate) async fn path<B: Backend>(

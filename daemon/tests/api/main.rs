@@ -208,6 +208,14 @@ async fn predictions_come_from_the_snapshot() {
         (&json!("Allow"), &json!("securityRules/allow-https")),
         "{flow}"
     );
+    let query = "target=web&direction=Inbound&protocol=Tcp&source=10.2.0.4&destination=10.1.0.4&port=443";
+    let (_, diagnosis) = get(&format!("nsg-diagnostics?{query}")).await;
+    let result = &diagnosis["results"][0]["networkSecurityGroupResult"];
+    assert_eq!(result["securityRuleAccessResult"], "Allow", "{diagnosis}");
+    assert_eq!(
+        result["evaluatedNetworkSecurityGroups"][0]["matchedRule"]["ruleName"], "UserRule_allow-https",
+        "{diagnosis}"
+    );
     let (_, groups) = get("effective-nsg?target=web").await;
     assert_eq!(groups["value"][0]["association"]["subnet"]["id"], "spoke1/app", "{groups}");
 

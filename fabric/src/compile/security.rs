@@ -100,7 +100,8 @@ impl Builder<'_> {
         direction: Direction,
     ) -> Vec<Rule> {
         let own = in_order(group, direction);
-        let mut rules: Vec<Rule> = own.into_iter().map(|rule| self.security_rule(name, rule, place)).collect();
+        let mut rules: Vec<Rule> =
+            own.into_iter().map(|rule| self.security_rule(name, rule, place)).collect();
         let defaults = if direction == Direction::Inbound { DEFAULT_INBOUND } else { DEFAULT_OUTBOUND };
         for (rule, priority, source, destination, access) in defaults {
             let shown = format!("defaultSecurityRules/{rule}");
@@ -133,11 +134,7 @@ impl Builder<'_> {
             id,
             allow: rule.access == Access::Allow,
             protocols,
-            source: self.side(
-                &rule.source_address_prefixes,
-                &rule.source_application_security_groups,
-                place,
-            ),
+            source: self.side(&rule.source_address_prefixes, &rule.source_application_security_groups, place),
             source_ports: ports(&rule.source_port_ranges),
             destination: self.side(
                 &rule.destination_address_prefixes,

@@ -35,8 +35,12 @@ impl Builder<'_> {
             return known.clone();
         }
         let table = table.and_then(|name| self.topology.route_tables.get(&*name));
+        let without_routes = self.without_routes(network);
+        let mut virtual_network = without_routes.clone();
+        virtual_network.extend(table.into_iter().flat_map(|table| self.user_prefixes(table)));
         let tags = Arc::new(Tags {
-            virtual_network: self.virtual_network_tag(network, table),
+            virtual_network: unique(virtual_network),
+            without_routes: unique(without_routes),
             internet: self.internet_tag(network),
             published: self.published_tags(),
         });
@@ -56,30 +60,33 @@ impl Builder<'_> {
         inside
     }
 
-    /// What is inside, what the effective gateway leads to, the platform's address and the user's routes. What a gateway
-    /// knows counts whether or not the subnet takes its routes: the tag is the network's.
-    fn virtual_network_tag(&self, network: usize, table: Option<&RouteTable>) -> Arc<[IpNet]> {
+    /// What is inside, what the effective gateway leads to, and the platform's address. What a gateway knows counts whether
+    /// or not the subnet takes its routes: the tag is the network's.
+    fn without_routes(&self, network: usize) -> Vec<IpNet> {
         let mut prefixes = self.inside(network);
         prefixes.push(PLATFORM_ADDRESS.into());
         if let Some(gateway) = self.snapshot.networks[network].gateway.index() {
             prefixes.extend(self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix));
         }
+        prefixes
+    }
+
+    /// The prefixes of a route table, with those that its service tags stand for.
+    fn user_prefixes(&self, table: &RouteTable) -> Vec<IpNet> {
         let with_default =
             self.topology.semantics.virtual_network_tag_default_route == TagDefaultRoute::Include;
-        for route in table.into_iter().flat_map(|table| &table.routes) {
+        let mut prefixes = Vec::new();
+        for route in &table.routes {
             match &route.address_prefix {
-                RoutePrefix::Prefix(prefix) if prefix.prefix_len() > 0 || with_default => {
-                    prefixes.push(*prefix);
+                RoutePrefix::Prefix(prefix) => {
+                    prefixes.extend(Some(*prefix).filter(|prefix| prefix.prefix_len() > 0 || with_default));
                 }
-                RoutePrefix::Prefix(_) => {}
                 RoutePrefix::Tag(tag) => {
                     prefixes.extend(self.topology.service_tag_prefixes(tag).unwrap_or_default());
                 }
             }
         }
-        prefixes.sort();
-        prefixes.dedup();
-        prefixes.into()
+        prefixes
     }
 
     /// Public addresses outside the network and its peers.
@@ -90,8 +97,7 @@ impl Builder<'_> {
         let special = NOT_PUBLIC
             .iter()
             .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes"));
-        let excluded: Vec<IpNet> =
-            reserved_prefixes().chain(special).chain(self.inside(network)).collect();
+        let excluded: Vec<IpNet> = reserved_prefixes().chain(special).chain(self.inside(network)).collect();
         let everything = [
             IpNet::V4(Default::default()),
             "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
@@ -138,4 +144,10 @@ fn firewall_specs(topology: &Topology) -> impl Iterator<Item = &AddressSpec> {
         _ => None,
     });
     rules.flat_map(|rule| rule.source_addresses.iter().chain(&rule.destination_addresses))
+}
+
+fn unique(mut prefixes: Vec<IpNet>) -> Arc<[IpNet]> {
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes.into()
 }

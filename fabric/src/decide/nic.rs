@@ -8,6 +8,8 @@ use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
 use crate::decision::{SessionSide, SessionView};
 use crate::snapshot::network::{Judgement, Nic, Nsg, is_platform};
+use crate::snapshot::rules::Rule;
+use crate::snapshot::tags::Tags;
 use crate::trace::{Hop, StepKind, Trace};
 
 /// The way of a packet through a NIC.
@@ -196,6 +198,12 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             }
         };
         self.hit(rule.id);
+        if rests_on_user_route(rule, &group.tags, &tuple) {
+            let rule = self.snapshot.check(AzureRule::NsgTagUserRoute);
+            self.note(way.step(), Some(rule), at, || {
+                "VirtualNetwork holds an address of the packet by a route of the subnet's table".to_owned()
+            });
+        }
         if rule.allow {
             self.allowed_by = Some(rule.id);
             self.note(way.step(), Some(rule.id), at, || {
@@ -214,6 +222,14 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         self.pass_by_session(known.function, known.original);
         true
     }
+}
+
+/// Whether the rule is for the packet because the tag VirtualNetwork holds user routes.
+fn rests_on_user_route(rule: &Rule, tags: &Tags, tuple: &FiveTuple) -> bool {
+    let by_tag = |written: &[String], address| {
+        written.iter().any(|spec| spec.eq_ignore_ascii_case("VirtualNetwork")) && tags.by_user_route(address)
+    };
+    by_tag(&rule.written.source, tuple.source) || by_tag(&rule.written.destination, tuple.destination)
 }
 
 /// A flow that a NIC's groups have let begin.

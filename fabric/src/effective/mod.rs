@@ -1,11 +1,17 @@
 //! What is in force at a NIC or subnet, in the shape of Azure's own answers.
 
+mod diagnostics;
+mod flow;
 mod nsg;
 mod routes;
 
+pub use diagnostics::{
+    DiagnosticProfile, DiagnosticQuery, EvaluatedNetworkSecurityGroup, MatchedRule,
+    NetworkSecurityGroupResult, NsgDiagnostic, NsgDiagnostics, RuleEvaluation, nsg_diagnostics,
+};
+pub use flow::{FlowDirection, FlowQuery, FlowVerdict, ip_flow_verify};
 pub use nsg::{
-    Association, EffectiveNsg, EffectiveNsgList, EffectiveSecurityRule, FlowDirection, FlowQuery,
-    FlowVerdict, ResourceId, effective_nsg, ip_flow_verify,
+    Association, EffectiveNsg, EffectiveNsgList, EffectiveSecurityRule, ResourceId, effective_nsg,
 };
 pub use routes::{EffectiveRoute, EffectiveRoutes, NextHopAnswer, effective_routes, next_hop};
 pub(crate) use routes::{is_global, next_hop_addresses, source_name, type_name};
@@ -29,6 +35,17 @@ pub enum QuestionError {
     /// The name stands for something that has no such answer.
     #[error("'{0}' has no network interface in a virtual network")]
     NoNic(String),
+    /// The address is none of the machine's own.
+    #[error("SourceIpDoesNotMatchNicIp: no network interface of '{target}' has the address {address}")]
+    NotLocal {
+        /// The machine or NIC.
+        target: String,
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// The topology has no prefixes for a service tag.
+    #[error("the topology has no prefixes for the service tag '{0}'")]
+    EmptyTag(String),
     /// The two ends have no address family in common.
     #[error("'{0}' and '{1}' have no address family in common")]
     NoCommonFamily(String, String),

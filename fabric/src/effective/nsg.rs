@@ -1,16 +1,13 @@
-//! Effective security rules and what they say about one packet.
-
-use std::net::IpAddr;
+//! Effective security rules, in the shape of `az network nic list-effective-nsg`.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use vnet_config::model::PortRange;
-use vnet_dataplane::{FiveTuple, Protocol};
 
 use super::{QuestionError, find_nics, unknown};
-use crate::snapshot::network::{Nic, Nsg};
+use crate::snapshot::network::Nsg;
 use crate::snapshot::rules::{AddressSet, Rule, RuleSet};
-use crate::snapshot::{HitKind, METADATA_ADDRESS, PLATFORM_ADDRESS, Snapshot};
+use crate::snapshot::{HitKind, Snapshot};
 
 /// The answer of `az network nic list-effective-nsg`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -56,15 +53,25 @@ pub struct ResourceId {
 pub struct EffectiveSecurityRule {
     /// `Allow` or `Deny`.
     pub access: String,
-    /// As written.
+    /// The first of the list below.
+    #[serde(default)]
+    pub destination_address_prefix: Option<String>,
+    /// As written; `0.0.0.0/0` for every address.
+    #[serde(default, deserialize_with = "list")]
     pub destination_address_prefixes: Vec<String>,
-    /// As written, `0-65535` for every port.
+    /// The first of the list below.
+    #[serde(default)]
+    pub destination_port_range: Option<String>,
+    /// From and to: `443-443`, `0-65535` for every port.
+    #[serde(default, deserialize_with = "list")]
     pub destination_port_ranges: Vec<String>,
     /// `Inbound` or `Outbound`.
     pub direction: String,
     /// Tags and groups spelled out; empty where there is none.
+    #[serde(default, deserialize_with = "list")]
     pub expanded_destination_address_prefix: Vec<String>,
     /// Tags and groups spelled out; empty where there is none.
+    #[serde(default, deserialize_with = "list")]
     pub expanded_source_address_prefix: Vec<String>,
     /// `securityRules/NAME` or `defaultSecurityRules/NAME`.
     pub name: String,
@@ -72,10 +79,23 @@ pub struct EffectiveSecurityRule {
     pub priority: u32,
     /// `Tcp`, `Udp`, `Icmp`, `Esp`, `Ah` or `All`.
     pub protocol: String,
-    /// As written.
+    /// The first of the list below.
+    #[serde(default)]
+    pub source_address_prefix: Option<String>,
+    /// As written; `0.0.0.0/0` for every address.
+    #[serde(default, deserialize_with = "list")]
     pub source_address_prefixes: Vec<String>,
-    /// As written, `0-65535` for every port.
+    /// The first of the list below.
+    #[serde(default)]
+    pub source_port_range: Option<String>,
+    /// From and to: `443-443`, `0-65535` for every port.
+    #[serde(default, deserialize_with = "list")]
     pub source_port_ranges: Vec<String>,
+}
+
+/// Azure's tools write null for an empty list.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The groups that guard the NICs of `VM`, or the one `VM/NIC`.
@@ -114,27 +134,35 @@ fn describe(snapshot: &Snapshot, group: &Nsg, association: Association) -> Effec
 }
 
 fn describe_rule(snapshot: &Snapshot, rule: &Rule, direction: &str) -> EffectiveSecurityRule {
+    let (sources, destinations) = (written(&rule.written.source), written(&rule.written.destination));
+    let (source_ports, destination_ports) = (ports(&rule.source_ports), ports(&rule.destination_ports));
     EffectiveSecurityRule {
-        access: if rule.allow { "Allow" } else { "Deny" }.to_owned(),
-        destination_address_prefixes: rule.written.destination.clone(),
-        destination_port_ranges: ports(&rule.destination_ports),
+        access: access(rule.allow).to_owned(),
+        destination_address_prefix: destinations.first().cloned(),
+        destination_port_range: destination_ports.first().cloned(),
         direction: direction.to_owned(),
-        expanded_destination_address_prefix: expanded(&rule.destination, &rule.written.destination),
-        expanded_source_address_prefix: expanded(&rule.source, &rule.written.source),
-        name: rule_name(snapshot, rule),
+        expanded_destination_address_prefix: expanded(&rule.destination, &destinations),
+        expanded_source_address_prefix: expanded(&rule.source, &sources),
+        name: rule_name(snapshot, rule).to_owned(),
         priority: rule.written.priority,
         protocol: rule.protocols.name().to_owned(),
-        source_address_prefixes: rule.written.source.clone(),
-        source_port_ranges: ports(&rule.source_ports),
+        source_address_prefix: sources.first().cloned(),
+        source_port_range: source_ports.first().cloned(),
+        destination_address_prefixes: destinations,
+        destination_port_ranges: destination_ports,
+        source_address_prefixes: sources,
+        source_port_ranges: source_ports,
     }
 }
 
+/// Effective rules have no `*`.
+fn written(specs: &[String]) -> Vec<String> {
+    specs.iter().map(|spec| if spec == "*" { "0.0.0.0/0".to_owned() } else { spec.clone() }).collect()
+}
+
 fn ports(ranges: &[PortRange]) -> Vec<String> {
-    if ranges.is_empty() {
-        vec!["0-65535".to_owned()]
-    } else {
-        ranges.iter().map(ToString::to_string).collect()
-    }
+    let of = |range: &PortRange| format!("{}-{}", range.from, range.to);
+    if ranges.is_empty() { vec![of(&PortRange::ANY)] } else { ranges.iter().map(of).collect() }
 }
 
 fn expanded(set: &AddressSet, written: &[String]) -> Vec<String> {
@@ -142,91 +170,24 @@ fn expanded(set: &AddressSet, written: &[String]) -> Vec<String> {
         AddressSet::Any => Vec::new(),
         AddressSet::Prefixes(prefixes) => {
             let spelled: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
-            if spelled == written { Vec::new() } else { spelled }
+            let mut sorted = written.to_vec();
+            sorted.sort();
+            let mut same = spelled.clone();
+            same.sort();
+            if same == sorted { Vec::new() } else { spelled }
         }
     }
 }
 
-fn rule_name(snapshot: &Snapshot, rule: &Rule) -> String {
+/// `Allow` or `Deny`.
+pub(super) fn access(allow: bool) -> &'static str {
+    if allow { "Allow" } else { "Deny" }
+}
+
+/// `securityRules/NAME` or `defaultSecurityRules/NAME`.
+pub(super) fn rule_name<'a>(snapshot: &'a Snapshot, rule: &Rule) -> &'a str {
     match snapshot.rule(rule.id).and_then(|info| info.hits.as_ref()) {
-        Some(HitKind::Nsg { rule, .. }) => rule.to_string(),
-        _ => String::new(),
+        Some(HitKind::Nsg { rule, .. }) => rule,
+        _ => "",
     }
-}
-
-/// Which way a packet passes the NIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum FlowDirection {
-    /// Towards it.
-    Inbound,
-    /// From it.
-    Outbound,
-}
-
-/// A question of `az network watcher test-ip-flow`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowQuery {
-    /// Which way.
-    pub direction: FlowDirection,
-    /// TCP or UDP; others are judged too.
-    pub protocol: Protocol,
-    /// The machine's address and port.
-    pub local: (IpAddr, u16),
-    /// The other side's address and port.
-    pub remote: (IpAddr, u16),
-}
-
-/// The answer of `az network watcher test-ip-flow`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FlowVerdict {
-    /// `Allow` or `Deny`.
-    pub access: String,
-    /// `securityRules/NAME` or `defaultSecurityRules/NAME`; empty where no group judges.
-    pub rule_name: String,
-    /// The group that the rule is of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network_security_group: Option<String>,
-}
-
-/// What the groups at a NIC say about the first packet of a flow: the rule that denies, or the last one that allows.
-///
-/// # Errors
-/// No machine has that name.
-pub fn ip_flow_verify(
-    snapshot: &Snapshot,
-    target: &str,
-    query: &FlowQuery,
-) -> Result<FlowVerdict, QuestionError> {
-    let nics = find_nics(snapshot, target).ok_or_else(|| unknown(snapshot, target))?;
-    let by_address =
-        |nic: &&&Nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(query.local.0));
-    let nic = nics.iter().find(by_address).unwrap_or(&nics[0]);
-    let ((source, source_port), (destination, destination_port)) = match query.direction {
-        FlowDirection::Inbound => (query.remote, query.local),
-        FlowDirection::Outbound => (query.local, query.remote),
-    };
-    let tuple = FiveTuple { protocol: query.protocol, source, destination, source_port, destination_port };
-    let groups = match query.direction {
-        FlowDirection::Inbound => [&nic.subnet_nsg, &nic.nic_nsg],
-        FlowDirection::Outbound => [&nic.nic_nsg, &nic.subnet_nsg],
-    };
-    let mut verdict =
-        FlowVerdict { access: "Allow".to_owned(), rule_name: String::new(), network_security_group: None };
-    if query.remote.0 == METADATA_ADDRESS
-        || (query.remote.0 == PLATFORM_ADDRESS && query.direction == FlowDirection::Outbound)
-    {
-        return Ok(verdict);
-    }
-    for group in groups.into_iter().flatten() {
-        let rules = if query.direction == FlowDirection::Inbound { &group.inbound } else { &group.outbound };
-        let Some(rule) = rules.first_match(&tuple) else { continue };
-        verdict.rule_name = rule_name(snapshot, rule);
-        verdict.network_security_group = Some(group.name.to_string());
-        if !rule.allow {
-            verdict.access = "Deny".to_owned();
-            break;
-        }
-    }
-    Ok(verdict)
 }

@@ -7,7 +7,7 @@ use vnet_config::model::PortRange;
 use vnet_dataplane::classifier::{Classifier, Field, RuleSpec};
 use vnet_dataplane::{FiveTuple, Protocol};
 
-use super::lpm::contains;
+use super::lpm::{contains, covers, subtract};
 use crate::trace::RuleId;
 
 /// Which addresses a rule speaks of.
@@ -152,6 +152,102 @@ impl Rule {
             && port(&self.source_ports, tuple.source_port)
             && self.source.contains(tuple.source)
             && self.destination.contains(tuple.destination)
+    }
+}
+
+/// A kind of packet: every packet of these protocols, addresses and destination ports, from any port.
+#[derive(Clone, Debug)]
+pub(crate) struct PacketSet {
+    /// None means every protocol.
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) source: AddressSet,
+    pub(crate) destination: AddressSet,
+    pub(crate) destination_ports: PortRange,
+}
+
+/// How much of a kind of packet a rule, or a field of it, is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Overlap {
+    None,
+    Part,
+    Whole,
+}
+
+/// A rule held against a kind of packet, field by field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuleMatch {
+    pub(crate) protocol: Overlap,
+    pub(crate) source: Overlap,
+    pub(crate) source_port: Overlap,
+    pub(crate) destination: Overlap,
+    pub(crate) destination_port: Overlap,
+}
+
+impl RuleMatch {
+    /// The rule as a whole is for the packets that every field is for.
+    pub(crate) fn overall(&self) -> Overlap {
+        let fields = [self.protocol, self.source, self.source_port, self.destination, self.destination_port];
+        fields.into_iter().min().unwrap_or(Overlap::Whole)
+    }
+}
+
+impl PacketSet {
+    /// How much of these packets a rule is for.
+    pub(crate) fn against(&self, rule: &Rule) -> RuleMatch {
+        let without_ports =
+            self.protocol.is_some_and(|protocol| !matches!(protocol, Protocol::TCP | Protocol::UDP));
+        // A rule with ports is for protocols that have some: for none of these packets, or for some of every protocol.
+        let ports = |ranges: &[PortRange], asked: PortRange| match () {
+            () if ranges.is_empty() => Overlap::Whole,
+            () if without_ports => Overlap::None,
+            () if self.protocol.is_none() => ports_overlap(ranges, asked).min(Overlap::Part),
+            () => ports_overlap(ranges, asked),
+        };
+        RuleMatch {
+            protocol: match self.protocol {
+                Some(protocol) if rule.protocols.contains(protocol) => Overlap::Whole,
+                Some(_) => Overlap::None,
+                None if rule.protocols == Protocols::ANY => Overlap::Whole,
+                None => Overlap::Part,
+            },
+            source: addresses_overlap(&rule.source, &self.source),
+            source_port: ports(&rule.source_ports, PortRange::ANY),
+            destination: addresses_overlap(&rule.destination, &self.destination),
+            destination_port: ports(&rule.destination_ports, self.destination_ports),
+        }
+    }
+}
+
+fn addresses_overlap(rule: &AddressSet, asked: &AddressSet) -> Overlap {
+    let AddressSet::Prefixes(rule) = rule else { return Overlap::Whole };
+    let everything = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
+    let asked = match asked {
+        AddressSet::Any => &everything[..],
+        AddressSet::Prefixes(asked) => asked,
+    };
+    if subtract(asked, rule).is_empty() {
+        return Overlap::Whole;
+    }
+    let meets = |asked: &IpNet| rule.iter().any(|own| covers(own, asked) || covers(asked, own));
+    if asked.iter().any(meets) { Overlap::Part } else { Overlap::None }
+}
+
+fn ports_overlap(ranges: &[PortRange], asked: PortRange) -> Overlap {
+    let mut sorted: Vec<PortRange> = ranges.to_vec();
+    sorted.sort_by_key(|range| range.from);
+    // The lowest asked port that no range so far holds; past the last port there is none.
+    let mut open = u32::from(asked.from);
+    let mut touched = false;
+    for range in sorted {
+        touched |= range.from <= asked.to && asked.from <= range.to;
+        if u32::from(range.from) <= open {
+            open = open.max(u32::from(range.to) + 1);
+        }
+    }
+    match () {
+        () if open > u32::from(asked.to) => Overlap::Whole,
+        () if touched => Overlap::Part,
+        () => Overlap::None,
     }
 }
 

@@ -1,12 +1,14 @@
 //! What service tags stand for, as the security groups of one subnet see them.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use vnet_config::model::AddressSpec;
 use vnet_dataplane::Protocol;
 
+use super::lpm::contains;
 use super::rules::AddressSet;
 use super::{METADATA_ADDRESS, PLATFORM_ADDRESS};
 
@@ -17,7 +19,7 @@ pub(crate) const LOAD_BALANCER: &str = "AzureLoadBalancer";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PlatformService {
     pub(crate) tag: &'static str,
-    pub(crate) address: std::net::IpAddr,
+    pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocols: &'static [Protocol],
 }
@@ -48,12 +50,19 @@ pub(crate) const PLATFORM_SERVICES: [PlatformService; 3] = [
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tags {
     pub(crate) virtual_network: Arc<[IpNet]>,
+    /// The part of VirtualNetwork that user routes have not added.
+    pub(crate) without_routes: Arc<[IpNet]>,
     pub(crate) internet: Arc<[IpNet]>,
     /// Tags of the file by their names in small letters.
     pub(crate) published: Arc<HashMap<String, Vec<IpNet>>>,
 }
 
 impl Tags {
+    /// Whether VirtualNetwork holds the address by a user route only.
+    pub(crate) fn by_user_route(&self, address: IpAddr) -> bool {
+        !contains(&self.without_routes, address) && contains(&self.virtual_network, address)
+    }
+
     /// The prefixes of a tag, whose case does not count; none where nothing says what it stands for.
     pub(crate) fn prefixes(&self, tag: &str) -> Vec<IpNet> {
         if tag.eq_ignore_ascii_case("VirtualNetwork") {
@@ -95,11 +104,10 @@ pub(crate) fn platform_service(tag: &str) -> Option<&'static PlatformService> {
     PLATFORM_SERVICES.iter().find(|service| service.tag.eq_ignore_ascii_case(tag))
 }
 
-fn range(from: std::net::IpAddr, to: std::net::IpAddr) -> Vec<IpNet> {
-    use std::net::IpAddr::{V4, V6};
+fn range(from: IpAddr, to: IpAddr) -> Vec<IpNet> {
     match (from, to) {
-        (V4(from), V4(to)) => ipnet::Ipv4Subnets::new(from, to, 0).map(IpNet::V4).collect(),
-        (V6(from), V6(to)) => ipnet::Ipv6Subnets::new(from, to, 0).map(IpNet::V6).collect(),
+        (IpAddr::V4(from), IpAddr::V4(to)) => ipnet::Ipv4Subnets::new(from, to, 0).map(IpNet::V4).collect(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ipnet::Ipv6Subnets::new(from, to, 0).map(IpNet::V6).collect(),
         _ => Vec::new(),
     }
 }
