@@ -278,7 +278,14 @@ fn service_tags_of_the_file_stand_for_their_prefixes() {
                 100,
                 "Outbound",
                 "Allow",
-                "protocol: Tcp, sourceAddressPrefix: '*', destinationAddressPrefixes: [Storage.EastUS, Sql]",
+                "protocol: Tcp, sourceAddressPrefix: '*', destinationAddressPrefix: Storage.EastUS",
+            ),
+            rule(
+                "sql",
+                110,
+                "Outbound",
+                "Allow",
+                "protocol: Tcp, sourceAddressPrefix: '*', destinationAddressPrefix: Sql",
             ),
             rule(
                 "managers",
@@ -295,7 +302,7 @@ fn service_tags_of_the_file_stand_for_their_prefixes() {
     );
     let out = |remote: &str| ask(&snapshot, "server", FlowDirection::Outbound, "10.0.1.4", remote);
     assert_eq!(out("20.38.98.7"), "Allow securityRules/storage");
-    assert_eq!(out("13.66.1.1"), "Allow securityRules/storage");
+    assert_eq!(out("13.66.1.1"), "Allow securityRules/sql");
     assert_eq!(out("20.38.99.7"), "Deny securityRules/close");
     // A tag without prefixes matches nothing.
     let within = ask(&snapshot, "server", FlowDirection::Inbound, "10.0.1.4", "20.38.98.7");

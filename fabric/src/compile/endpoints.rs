@@ -162,6 +162,7 @@ impl<'a> Builder<'a> {
             forwarding: false,
             inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
             outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
+            untracked_tcp: false,
             nic_nsg: None,
             subnet_nsg: None,
             edge: self.add_function(format!("edge/{name}"), FunctionKind::Translation),
