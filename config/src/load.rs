@@ -7,12 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Finding, Reporter, Span},
-    model::{Secret, SecretSource, Topology},
+    model::{RegionLatency, Secret, SecretSource, Topology},
     public_ip,
+    regions::region,
     source::{self, TEXT_BYTES_MAX},
     source_map::SourceMap,
     structure::{self, Positions},
@@ -209,6 +211,7 @@ fn build(
         }
     };
     name_interfaces(&mut topology);
+    name_regions(&mut topology);
     resolve(&mut topology, externals, &positions, reporter);
     service_tags(&mut topology, externals, &positions, reporter);
     validate::validate(&topology, &positions, reporter);
@@ -242,6 +245,43 @@ fn name_interfaces(topology: &mut Topology) {
                 nic.name = format!("eth{index}");
             }
         }
+    }
+}
+
+/// Regions have one spelling after loading: `eastus`, where the file writes `East US`.
+fn name_regions(topology: &mut Topology) {
+    let name = |location: &mut String| {
+        if let Some(region) = region(location).filter(|region| region.name != *location) {
+            region.name.clone_into(location);
+        }
+    };
+    name(&mut topology.location);
+    macro_rules! located {
+        ($($entries:expr),* $(,)?) => {
+            $($entries.values_mut().filter_map(|entry| entry.location.as_mut()).for_each(name);)*
+        };
+    }
+    located!(
+        topology.virtual_networks,
+        topology.network_security_groups,
+        topology.application_security_groups,
+        topology.route_tables,
+        topology.public_ip_addresses,
+        topology.nat_gateways,
+        topology.firewall_policies,
+        topology.ip_groups,
+        topology.local_network_gateways,
+        topology.on_premises_sites,
+        topology.internet.hosts,
+    );
+    let subnets = topology.virtual_networks.values_mut().flat_map(|network| network.subnets.values_mut());
+    let endpoints = subnets.flat_map(|subnet| &mut subnet.service_endpoints);
+    endpoints.flat_map(|endpoint| &mut endpoint.locations).for_each(name);
+    if let RegionLatency::Table(table) = &mut topology.regions.latency {
+        let named = |text: String| region(&text).map_or(text, |region| region.name.to_owned());
+        let row =
+            |row: IndexMap<String, f64>| row.into_iter().map(|(to, value)| (named(to), value)).collect();
+        *table = std::mem::take(table).into_iter().map(|(from, values)| (named(from), row(values))).collect();
     }
 }
 

@@ -6,7 +6,8 @@ use vnet_config::{
     Attachments, ChangeKind, Finding, Loaded, Severity, diff, load, load_with,
     model::{
         DefaultOutbound, DisablePeeringRoute, InternetEgress, NatGatewaySku, NextHopType,
-        PrivateEndpointNetworkPolicies, PublicIpSku, ServiceEndpoint, TagDefaultRoute, Topology,
+        PrivateEndpointNetworkPolicies, PublicIpSku, RegionLatency, ServiceEndpoint, TagDefaultRoute,
+        Topology,
     },
 };
 
@@ -102,6 +103,24 @@ fn the_ways_out_have_their_properties_and_defaults() {
     assert_eq!(plain.internet.egress, InternetEgress::None);
     assert_eq!(plain.semantics.virtual_network_tag_default_route, TagDefaultRoute::Include);
     assert_eq!(plain.semantics.default_outbound, DefaultOutbound::Enabled);
+}
+
+#[test]
+fn regions_have_one_spelling() {
+    let topology = topology(
+        "
+name: lab
+location: East US
+virtualNetworks: {v: {addressSpace: [10.0.0.0/16], location: WestUS2, subnets: {a: {addressPrefix: 10.0.0.0/24, routeTable: t}}}}
+routeTables: {t: {location: West US 2}}
+regions: {latency: {East US: {westus2: 70}}}
+",
+    );
+    assert_eq!(topology.location, "eastus");
+    assert_eq!(topology.virtual_networks["v"].location.as_deref(), Some("westus2"));
+    assert_eq!(topology.route_tables["t"].location.as_deref(), Some("westus2"));
+    let RegionLatency::Table(table) = &topology.regions.latency else { panic!("no table") };
+    assert_eq!(table["eastus"]["westus2"], 70.0);
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn fits(check: &mut Check<'_, '_>, one: &Use<'_>, name: &str, public: &PublicIpA
         check.at(&one.path, finding.help(format!("set sku: {wanted:?} at publicIPAddresses.{name}")));
     }
     if let (Some(location), Some(region)) = (&public.location, one.region)
-        && !location.eq_ignore_ascii_case(region)
+        && location != region
     {
         let message = format!("'{name}' is in {location}, and what uses it in {region}");
         let finding = Finding::error("other-region", message).code("InvalidResourceReference");

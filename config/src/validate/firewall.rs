@@ -94,7 +94,7 @@ fn parent(check: &mut Check<'_, '_>, name: &str, policy: &FirewallPolicy) {
     }
     let parent = &topology.firewall_policies[parent_name];
     if let (Some(own), Some(other)) = (&policy.location, &parent.location)
-        && !own.eq_ignore_ascii_case(other)
+        && own != other
     {
         let message = format!("'{name}' is in {own}, its parent '{parent_name}' in {other}");
         let finding = Finding::error("other-region", message).code("InvalidResourceReference");

@@ -150,15 +150,14 @@ pub(crate) fn same_place(
     kind: &str,
 ) {
     let region = check.region(network.location.as_deref()).to_owned();
-    if let Some(location) = location.filter(|location| !location.eq_ignore_ascii_case(&region)) {
+    if let Some(location) = location.filter(|location| *location != region) {
         let message = format!("the {kind} is in {location}, the virtual network in {region}");
         let finding = Finding::error("other-region", message).code("InvalidResourceReference");
-        check.at(
-            path,
-            finding.help(format!(
-                "use a {kind} in {region}; one without a location is in each region that uses it"
-            )),
-        );
+        let help = match kind {
+            "NAT gateway" => format!("set location: {region} at the NAT gateway, or use another one"),
+            _ => format!("use a {kind} in {region}; one without a location is in each region that uses it"),
+        };
+        check.at(path, finding.help(help));
     }
     if let Some(subscription) = subscription
         && network.subscription.as_deref() != Some(subscription)

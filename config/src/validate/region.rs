@@ -50,26 +50,16 @@ fn collect<'t>(check: &Check<'t, '_>, places: &mut Vec<(String, &'t str)>) {
     }
 }
 
-fn known(check: &mut Check<'_, '_>, path: &str, location: &str) {
-    match region(location) {
-        Some(region) if region.name == location => {}
-        Some(region) => {
-            let message =
-                format!("'{}' is how people write the region {}", super::shown(location), region.name);
-            check.at(
-                path,
-                Finding::warning("region-spelling", message).help(format!("write {}", region.name)),
-            );
-        }
-        None => {
-            let message = format!("'{}' is no region of Azure that is known here", super::shown(location));
-            let help = match nearest(location, regions().iter().map(|region| region.name)) {
-                Some(name) => format!("did you mean '{name}'?"),
-                None => "write a region's name, such as eastus or westeurope".to_owned(),
-            };
-            check.at(path, Finding::warning("unknown-region", message).help(help));
-        }
+pub(crate) fn known(check: &mut Check<'_, '_>, path: &str, location: &str) {
+    if region(location).is_some() {
+        return;
     }
+    let message = format!("'{}' is no region of Azure that is known here", super::shown(location));
+    let help = match nearest(location, regions().iter().map(|region| region.name)) {
+        Some(name) => format!("did you mean '{name}'?"),
+        None => "write a region's name, such as eastus or westeurope".to_owned(),
+    };
+    check.at(path, Finding::warning("unknown-region", message).help(help));
 }
 
 fn latency_table(check: &mut Check<'_, '_>) {

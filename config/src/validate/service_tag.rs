@@ -4,7 +4,6 @@ use super::{Check, Limit, Owners};
 use crate::{
     diagnostic::{Finding, nearest},
     model::{RouteTable, SERVICE_ENDPOINTS, SERVICE_TAGS, Subnet},
-    regions::region,
 };
 
 /// Most routes of one table whose destination is a service tag.
@@ -202,18 +201,8 @@ fn endpoints(check: &mut Check<'_, '_>, path: &str, subnet: &Subnet) {
             check.at(&format!("{at}.service"), Finding::error("unknown-service", message).help(help));
             continue;
         }
-        for (position, location) in endpoint.locations.iter().enumerate() {
-            if location != "*" && region(location).is_none() {
-                let message =
-                    format!("'{}' is no region of Azure that is known here", super::shown(location));
-                let known = crate::regions::regions().iter().map(|region| region.name);
-                let help = nearest(location, known).map(|name| format!("did you mean '{name}'?"));
-                check.at(
-                    &format!("{at}.locations[{position}]"),
-                    Finding::warning("unknown-region", message)
-                        .help(help.unwrap_or_else(|| "write a region's name, such as eastus".to_owned())),
-                );
-            }
+        for (position, location) in endpoint.locations.iter().enumerate().filter(|(_, name)| *name != "*") {
+            super::region::known(check, &format!("{at}.locations[{position}]"), location);
         }
         if check.topology.endpoint_prefixes(endpoint).is_empty() {
             let tags = endpoint.tags().join(", ");

@@ -154,7 +154,8 @@ fn participant(
         check.at(at, finding.help("give the subnet an IPv6 prefix, or remove it from the list"));
         return;
     }
-    let prefixes = subnet.address_prefixes.iter().filter(|net| !only_ipv6 || net.addr().is_ipv6());
+    // The IPv6 prefixes of dual-stack subnets are peered by enableOnlyIPv6Peering alone.
+    let prefixes = subnet.address_prefixes.iter().filter(|net| net.addr().is_ipv6() == only_ipv6);
     for prefix in prefixes {
         let ranges = network.address_space.iter().filter(|range| range.contains(prefix));
         let found = ranges.flat_map(|range| {
@@ -214,11 +215,12 @@ fn both(check: &mut Check<'_, '_>, path: &str, half: Half<'_>, other: &Peering) 
 
 /// The ranges of a remote network that a half of a peering reaches.
 pub(crate) fn reached(remote: &VirtualNetwork, peering: &Peering) -> Vec<IpNet> {
-    let nets: Vec<IpNet> = if peering.peer_complete_vnets {
-        remote.address_space.clone()
-    } else {
-        let named = peering.remote_subnet_names.iter().filter_map(|name| remote.subnets.get(name));
-        named.flat_map(|subnet| subnet.address_prefixes.iter().copied()).collect()
-    };
-    nets.into_iter().filter(|net| !peering.enable_only_ipv6_peering || net.addr().is_ipv6()).collect()
+    let only_ipv6 = peering.enable_only_ipv6_peering;
+    if peering.peer_complete_vnets {
+        let ranges = remote.address_space.iter().filter(|net| !only_ipv6 || net.addr().is_ipv6());
+        return ranges.copied().collect();
+    }
+    let named = peering.remote_subnet_names.iter().filter_map(|name| remote.subnets.get(name));
+    let prefixes = named.flat_map(|subnet| subnet.address_prefixes.iter().copied());
+    prefixes.filter(|net| net.addr().is_ipv6() == only_ipv6).collect()
 }
