@@ -5,6 +5,7 @@
 //! refuses what Azure would refuse. All that is wrong with a file is reported at once, in [`Diagnostics`].
 #![forbid(unsafe_code)]
 
+mod change;
 mod diagnostic;
 mod diff;
 mod docs;
@@ -19,6 +20,7 @@ mod source_map;
 mod structure;
 mod validate;
 
+pub use change::refused_changes;
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Finding, Severity};
 pub use diff::{Change, ChangeKind, diff};
 pub use docs::topology_markdown;
