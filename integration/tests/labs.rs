@@ -22,6 +22,8 @@ mod packaging;
 mod peering;
 #[path = "labs/random.rs"]
 mod random;
+#[path = "labs/routes.rs"]
+mod routes;
 #[path = "labs/story.rs"]
 mod story;
 #[path = "labs/telemetry.rs"]
@@ -43,6 +45,7 @@ fn main() {
 
     let labs: Vec<Lab> = [
         peering::LABS,
+        routes::LABS,
         nsg::LABS,
         firewall::LABS,
         egress::LABS,
