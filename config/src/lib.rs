@@ -9,6 +9,7 @@ mod change;
 mod diagnostic;
 mod diff;
 mod docs;
+mod limit;
 mod load;
 pub mod model;
 mod public_ip;
@@ -24,6 +25,7 @@ pub use change::refused_changes;
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Finding, Severity};
 pub use diff::{Change, ChangeKind, diff};
 pub use docs::topology_markdown;
+pub use limit::{LIMITS, Limit};
 pub use load::{
     ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, SERVICE_TAGS_BYTES_MAX, load, load_file,
     load_with, read_text,

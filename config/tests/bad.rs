@@ -62,7 +62,7 @@ fn rules_in_sources(folder: &Path, into: &mut BTreeSet<String>) {
             continue;
         }
         let text = fs::read_to_string(&path).expect("a source");
-        for marker in ["Finding::error(", "Finding::warning(", "Limit::new("] {
+        for marker in ["Finding::error(", "Finding::warning(", "limit("] {
             for (at, _) in text.match_indices(marker) {
                 let rest = text[at + marker.len()..].trim_start();
                 if let Some(id) = rest.strip_prefix('"').and_then(|rest| rest.split('"').next()) {

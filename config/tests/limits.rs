@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use vnet_config::{Attachments, Diagnostic, Severity, load_with};
+use vnet_config::{Attachments, Diagnostic, LIMITS, Severity, load_with};
 
 /// A limit: its rule, what Azure takes, and a topology that has `count` of it.
-struct Limit {
+struct Case {
     rule: &'static str,
     code: Option<&'static str>,
     max: usize,
@@ -13,135 +13,135 @@ struct Limit {
     path: &'static str,
 }
 
-const LIMITS: &[Limit] = &[
-    Limit {
+const CASES: &[Case] = &[
+    Case {
         rule: "too-many-networks",
         code: Some("VnetCountLimitReached"),
         max: 1_000,
         topology: networks,
         path: "virtualNetworks",
     },
-    Limit {
+    Case {
         rule: "too-many-subnets",
         code: None,
         max: 3_000,
         topology: subnets,
         path: "virtualNetworks.v.subnets",
     },
-    Limit {
+    Case {
         rule: "too-many-dns-servers",
         code: None,
         max: 20,
         topology: dns_servers,
         path: "virtualNetworks.v.dhcpOptions.dnsServers",
     },
-    Limit {
+    Case {
         rule: "too-many-peerings",
         code: None,
         max: 500,
         topology: peerings,
         path: "virtualNetworks.hub.peerings",
     },
-    Limit {
+    Case {
         rule: "too-many-peered-subnets",
         code: None,
         max: 200,
         topology: peered_subnets,
         path: "virtualNetworks.a.peerings.b.localSubnetNames",
     },
-    Limit {
+    Case {
         rule: "too-many-subnets-in-peerings",
         code: None,
         max: 1_000,
         topology: subnets_in_peerings,
         path: "virtualNetworks.hub.peerings",
     },
-    Limit { rule: "too-many-routes", code: None, max: 400, topology: routes, path: "routeTables.t.routes" },
-    Limit {
+    Case { rule: "too-many-routes", code: None, max: 400, topology: routes, path: "routeTables.t.routes" },
+    Case {
         rule: "too-many-tag-routes",
         code: None,
         max: 25,
         topology: tag_routes,
         path: "routeTables.t.routes",
     },
-    Limit {
+    Case {
         rule: "too-many-route-tables",
         code: Some("QuotaExceeded"),
         max: 200,
         topology: route_tables,
         path: "routeTables",
     },
-    Limit {
+    Case {
         rule: "too-many-security-groups",
         code: Some("QuotaExceeded"),
         max: 5_000,
         topology: security_groups,
         path: "networkSecurityGroups",
     },
-    Limit {
+    Case {
         rule: "too-many-application-groups",
         code: Some("QuotaExceeded"),
         max: 3_000,
         topology: application_groups,
         path: "applicationSecurityGroups",
     },
-    Limit {
+    Case {
         rule: "too-many-rules",
         code: None,
         max: 1_000,
         topology: rules,
         path: "networkSecurityGroups.n.securityRules",
     },
-    Limit {
+    Case {
         rule: "too-many-prefixes",
         code: None,
         max: 4_000,
         topology: prefixes,
         path: "networkSecurityGroups.n.securityRules",
     },
-    Limit {
+    Case {
         rule: "too-many-groups",
         code: Some("NumberOfApplicationSecurityGroupsReferencedInSecurityRuleLimitReached"),
         max: 10,
         topology: groups_of_a_side,
         path: "networkSecurityGroups.n.securityRules[0].sourceApplicationSecurityGroups",
     },
-    Limit {
+    Case {
         rule: "too-many-groups-in-nsg",
         code: None,
         max: 100,
         topology: groups_of_a_security_group,
         path: "networkSecurityGroups.n.securityRules",
     },
-    Limit {
+    Case {
         rule: "too-many-groups-of-nic",
         code: None,
         max: 20,
         topology: groups_of_a_nic,
         path: "virtualMachines.m.networkInterfaces[0].applicationSecurityGroups",
     },
-    Limit {
+    Case {
         rule: "too-many-members",
         code: None,
         max: 4_000,
         topology: members,
         path: "applicationSecurityGroups.g",
     },
-    Limit {
+    Case {
         rule: "too-many-addresses",
         code: None,
         max: 256,
         topology: addresses_of_a_nic,
         path: "virtualMachines.m.networkInterfaces[0].privateIPAddresses",
     },
-    Limit {
+    Case {
         rule: "too-many-nat-addresses",
         code: None,
         max: 16,
         topology: nat_addresses,
         path: "natGateways.g.publicIPAddresses",
     },
-    Limit {
+    Case {
         rule: "too-many-tunnels",
         code: None,
         max: 10,
@@ -357,7 +357,7 @@ onPremisesSites:\n{sites}localNetworkGateways:\n{locals}connections:\n{connectio
     )
 }
 
-fn findings(limit: &Limit, count: usize) -> Vec<Diagnostic> {
+fn findings(limit: &Case, count: usize) -> Vec<Diagnostic> {
     let text = format!("name: lab\nlocation: eastus\n{}", (limit.topology)(count));
     match load_with(&text, "limit.yaml", &Attachments::default()) {
         Ok(loaded) => loaded.warnings,
@@ -367,7 +367,7 @@ fn findings(limit: &Limit, count: usize) -> Vec<Diagnostic> {
 
 #[test]
 fn one_more_than_each_limit_is_refused() {
-    for limit in LIMITS {
+    for limit in CASES {
         let found = findings(limit, limit.max + 1);
         let errors: Vec<_> = found.iter().filter(|found| found.severity == Severity::Error).collect();
         let said: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -383,7 +383,7 @@ fn one_more_than_each_limit_is_refused() {
 
 #[test]
 fn a_limit_that_is_near_is_named_with_its_figure() {
-    for limit in LIMITS {
+    for limit in CASES {
         for count in [limit.max, (limit.max * 9).div_ceil(10)] {
             let found = findings(limit, count);
             let said: Vec<String> = found.iter().map(ToString::to_string).collect();
@@ -473,4 +473,20 @@ fn nics_of_a_region_are_counted() {
         (found.list[0].rule.as_ref(), found.list[0].path.as_str()),
         ("too-many-nics", "virtualMachines")
     );
+}
+
+#[test]
+fn every_limit_has_its_case() {
+    // Shown by tests of their own, above.
+    let elsewhere = [
+        ("too-many-private-addresses", 65_536),
+        ("too-many-peered-addresses", 128_000),
+        ("too-many-nics", 65_536),
+    ];
+    let shown: Vec<(&str, usize)> = CASES.iter().map(|case| (case.rule, case.max)).chain(elsewhere).collect();
+    for limit in LIMITS {
+        assert!(shown.contains(&(limit.rule, limit.max)), "no case shows {limit:?}");
+    }
+    // The tunnels of a gateway hang on its SKU.
+    assert_eq!(LIMITS.len() + 1, shown.len());
 }

@@ -1,8 +1,8 @@
 //! Azure's rules, broken one by one: which code, which rule, and where. The table is `refusals.txt`.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
-use vnet_config::{Attachments, Diagnostic, Severity, load_with};
+use vnet_config::{Attachments, Diagnostic, LIMITS, Severity, load_with};
 
 struct Case {
     title: String,
@@ -77,6 +77,65 @@ fn each_rule_is_kept_with_its_code_and_place() {
         return;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+const INTRODUCTION: &str = "\
+# What is refused
+
+<!-- Generated from config/tests/refusals.txt and config/src/limit.rs by a test of vnet-config; UPDATE_GOLDEN=1 cargo test -p vnet-config writes it. -->
+
+`vnetctl validate FILE` refuses what Azure would refuse, with Azure's error code where one is known, and the place in the file. All that is
+wrong with a file is told at once. Warnings refuse nothing; what needs the compiled design is in [LINTS.md](LINTS.md).
+
+## Limits
+
+One more than the figure is refused; nine tenths of it and more are warned of (`limit-near`). How many connections a VPN gateway takes hangs
+on its SKU (`too-many-tunnels`).
+
+| of | at most | Azure's code | rule |
+| --- | --- | --- | --- |
+";
+
+/// The document of all rules, by the cases that show them.
+fn document(cases: &[Case]) -> String {
+    let mut out = INTRODUCTION.to_owned();
+    let code = |code: Option<&str>| code.map_or(String::new(), |code| format!("`{code}`"));
+    for limit in LIMITS {
+        let (max, what) = (limit.max, limit.what);
+        let _ = writeln!(out, "| {} | {max} {what} | {} | `{}` |", limit.owner, code(limit.code), limit.rule);
+    }
+    let mut rules: BTreeMap<String, (Diagnostic, Vec<&str>)> = BTreeMap::new();
+    for case in cases {
+        for found in findings(&case.text) {
+            let entry = rules.entry(found.rule.to_string()).or_insert_with(|| (found, Vec::new()));
+            if entry.1.last() != Some(&case.title.as_str()) {
+                entry.1.push(&case.title);
+            }
+        }
+    }
+    for (severity, title) in [(Severity::Error, "Refusals"), (Severity::Warning, "Warnings")] {
+        let _ = writeln!(
+            out,
+            "\n## {title}\n\n| rule | Azure's code | as in | what to do |\n| --- | --- | --- | --- |"
+        );
+        for (rule, (found, titles)) in rules.iter().filter(|(_, (found, _))| found.severity == severity) {
+            let remedy = found.remedy.as_deref().unwrap_or_default().replace('|', "\\|");
+            let codes = code(found.code.as_deref());
+            let _ = writeln!(out, "| `{rule}` | {codes} | {} | {remedy} |", titles.join("; "));
+        }
+    }
+    out
+}
+
+#[test]
+fn the_document_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/REFUSALS.md");
+    let text = document(&read().1);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &text).expect("the document");
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == text, "docs/REFUSALS.md is not current: UPDATE_GOLDEN=1 cargo test -p vnet-config");
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Check, Limit, Owners};
+use super::{Check, Owners};
 use crate::{
     diagnostic::Finding,
+    limit::NAT_ADDRESSES,
     model::{GatewaySku, NatGateway, NatGatewaySku, PublicIpAddress, PublicIpSku, Topology},
 };
 
-const NAT_ADDRESSES: Limit = Limit::new("too-many-nat-addresses", 16, "public addresses")
-    .help("use a second NAT gateway for some subnets");
 /// Subnets whose packets no NAT gateway can translate.
 const WITHOUT_NAT: &[&str] = &["GatewaySubnet", "AzureFirewallManagementSubnet", "RouteServerSubnet"];
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
-use super::{Check, Limit, Owners, first_overlap};
+use super::{Check, Owners, first_overlap};
 use crate::{
     diagnostic::Finding,
+    limit,
     model::{
         Connection, ConnectionType, GatewaySku, GatewayType, OnPremisesSite, Peering, VirtualNetworkGateway,
         VpnType,
@@ -335,8 +336,7 @@ fn tunnels(check: &mut Check<'_, '_>) {
     }
     for (name, gateway) in &topology.virtual_network_gateways {
         let Some(figures) = gateway.figures() else { continue };
-        let limit = Limit::new("too-many-tunnels", figures.tunnels_max, "connections")
-            .help("choose a larger SKU, or a virtual WAN above 100");
+        let limit = limit::tunnels(figures.tunnels_max);
         let count = counts.get(name.as_str()).copied().unwrap_or_default();
         check.limit(&format!("virtualNetworkGateways.{name}"), name, count, &limit);
     }

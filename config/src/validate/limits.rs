@@ -1,38 +1,15 @@
 //! What Azure counts for each region and subscription, or for each network.
-//!
-//! Source: learn.microsoft.com, "Azure subscription and service limits", networking limits, 12/05/2022.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Check, Limit};
-use crate::model::{NetworkInterface, Subnet, SubnetRef, VirtualNetwork};
-
-const NETWORKS: Limit = Limit::new("too-many-networks", 1_000, "virtual networks")
-    .code("VnetCountLimitReached")
-    .help("use another subscription for some of them");
-const ROUTE_TABLES: Limit = Limit::new("too-many-route-tables", 200, "route tables")
-    .code("QuotaExceeded")
-    .help("let subnets share tables, or use another subscription");
-const SECURITY_GROUPS: Limit = Limit::new("too-many-security-groups", 5_000, "network security groups")
-    .code("QuotaExceeded")
-    .help("let subnets share groups, or use another subscription");
-const NICS: Limit =
-    Limit::new("too-many-nics", 65_536, "NICs").code("QuotaExceeded").help("use another subscription");
-const APPLICATION_GROUPS: Limit =
-    Limit::new("too-many-application-groups", 3_000, "application security groups")
-        .code("QuotaExceeded")
-        .help("let machines share groups, or use another subscription");
-const SUBNETS: Limit =
-    Limit::new("too-many-subnets", 3_000, "subnets").help("use another virtual network for some of them");
-const DNS_SERVERS: Limit = Limit::new("too-many-dns-servers", 20, "DNS servers").help("keep 20 of them");
-const PRIVATE_ADDRESSES: Limit = Limit::new("too-many-private-addresses", 65_536, "private addresses")
-    .help("use another virtual network for some machines");
-const PEERED_ADDRESSES: Limit = Limit::new(
-    "too-many-peered-addresses",
-    128_000,
-    "private addresses in it and the networks peered with it",
-)
-.help("peer fewer or smaller networks with it");
+use super::Check;
+use crate::{
+    limit::{
+        APPLICATION_GROUPS, DNS_SERVERS, NETWORKS, NICS, PEERED_ADDRESSES, PRIVATE_ADDRESSES, ROUTE_TABLES,
+        SECURITY_GROUPS, SUBNETS,
+    },
+    model::{NetworkInterface, Subnet, SubnetRef, VirtualNetwork},
+};
 
 /// A subscription, empty where none is named, and a region.
 type Place<'t> = (&'t str, &'t str);

@@ -5,19 +5,17 @@ use std::{collections::HashMap, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
-    APPLIANCE_SUBNETS, Check, Limit, Owners,
+    APPLIANCE_SUBNETS, Check, Owners,
     network::{is_reserved, usable},
 };
 use crate::{
     diagnostic::Finding,
+    limit::ADDRESSES_PER_NIC,
     model::{NetworkInterface, Subnet, SubnetRef, VirtualMachine},
 };
 
 /// Longest name of a Linux network interface.
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
-
-const ADDRESSES_PER_NIC: Limit =
-    Limit::new("too-many-addresses", 256, "private addresses on one NIC").help("use a second NIC");
 
 /// Who has which private address, and how many are in each subnet.
 pub(super) struct Seats<'t> {

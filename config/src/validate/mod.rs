@@ -28,6 +28,7 @@ use ipnet::IpNet;
 
 use crate::{
     diagnostic::{Finding, Reporter, Span, nearest},
+    limit::Limit,
     model::Topology,
     structure::Positions,
 };
@@ -68,30 +69,6 @@ pub(crate) fn validate(topology: &Topology, positions: &Positions, reporter: &mu
     limits::check(&mut check);
 }
 
-/// How many of something Azure takes.
-pub(crate) struct Limit {
-    rule: &'static str,
-    max: usize,
-    /// Of what, in the plural.
-    what: &'static str,
-    code: Option<&'static str>,
-    help: &'static str,
-}
-
-impl Limit {
-    pub(crate) const fn new(rule: &'static str, max: usize, what: &'static str) -> Self {
-        Self { rule, max, what, code: None, help: "remove some" }
-    }
-
-    pub(crate) const fn code(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
-    }
-
-    pub(crate) const fn help(self, help: &'static str) -> Self {
-        Self { help, ..self }
-    }
-}
-
 impl Check<'_, '_> {
     /// Reports at the value that `path` names.
     pub(crate) fn at(&mut self, path: &str, finding: Finding) {
@@ -112,7 +89,7 @@ impl Check<'_, '_> {
 
     /// Reports at the name that `path` ends with where `owner` has more than a limit allows, or nearly as many.
     pub(crate) fn limit(&mut self, path: &str, owner: &str, count: usize, limit: &Limit) {
-        let Limit { rule, max, what, code, help } = limit;
+        let Limit { rule, max, what, code, help, .. } = limit;
         if count > *max {
             let message = format!("{} has {count} {what}; Azure takes {max} at most", quoted(owner));
             let mut finding = Finding::error(rule, message).help(*help);

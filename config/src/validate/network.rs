@@ -208,3 +208,27 @@ pub(crate) fn usable(net: &IpNet) -> u64 {
         IpNet::V6(_) => u64::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn azure_keeps_five_addresses_of_a_subnet() {
+        for (net, count, first, last) in [
+            ("10.0.0.0/24", 251, "10.0.0.4", "10.0.0.254"),
+            ("10.0.0.0/29", 3, "10.0.0.4", "10.0.0.6"),
+            ("10.0.0.0/26", 59, "10.0.0.4", "10.0.0.62"),
+        ] {
+            let net: IpNet = net.parse().unwrap();
+            assert_eq!(usable(&net), count, "{net}");
+            let mut free = net.hosts().filter(|address| !is_reserved(&net, *address));
+            let (lowest, highest) = (free.next(), free.last());
+            assert_eq!(
+                (lowest, highest),
+                (Some(first.parse().unwrap()), Some(last.parse().unwrap())),
+                "{net}"
+            );
+        }
+    }
+}

@@ -2,15 +2,13 @@
 
 use ipnet::IpNet;
 
-use super::{Check, Limit, first_overlap, overlaps};
+use super::{Check, first_overlap, overlaps};
 use crate::{
     diagnostic::{Finding, nearest},
+    limit::PEERINGS,
     model::{GatewaySku, GatewayType, Peering, Topology, VirtualNetwork},
 };
 
-const PEERINGS: Limit = Limit::new("too-many-peerings", 500, "peerings").help(
-    "use another hub for some of them; a network manager may make 1,000, but 500 in a network with an ExpressRoute gateway",
-);
 /// The cloud of a network that names none.
 const PUBLIC_CLOUD: &str = "AzureCloud";
 

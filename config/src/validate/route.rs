@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::{Check, Limit, Owners};
+use super::{Check, Owners};
 use crate::{
     diagnostic::Finding,
+    limit::ROUTES,
     model::{NextHopType, Route, RoutePrefix, RouteTable, Subnet},
 };
 
-const ROUTES: Limit = Limit::new("too-many-routes", 400, "routes")
-    .help("summarise prefixes; 1,000 are for tables that a network manager keeps");
 /// Fewest and most appliances of one route.
 const APPLIANCES: std::ops::RangeInclusive<usize> = 2..=64;
 

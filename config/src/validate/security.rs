@@ -2,26 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Check, Limit, Owners};
+use super::{Check, Owners};
 use crate::{
     diagnostic::Finding,
+    limit::{GROUPS_PER_NIC, GROUPS_PER_NSG, GROUPS_PER_SIDE, NICS_PER_GROUP, PREFIXES, RULES},
     model::{AddressSpec, NetworkSecurityGroup, SecurityRule},
 };
 
-const RULES: Limit =
-    Limit::new("too-many-rules", 1_000, "rules").help("merge rules: each takes lists of prefixes and ports");
-const PREFIXES: Limit = Limit::new("too-many-prefixes", 4_000, "prefixes on one side of its rules")
-    .help("summarise prefixes, or use application security groups");
-const GROUPS_PER_SIDE: Limit = Limit::new("too-many-groups", 10, "application security groups on one side")
-    .code("NumberOfApplicationSecurityGroupsReferencedInSecurityRuleLimitReached")
-    .help("use several rules");
-const GROUPS_PER_NSG: Limit =
-    Limit::new("too-many-groups-in-nsg", 100, "application security groups in its rules")
-        .help("use another network security group for some rules");
-const GROUPS_PER_NIC: Limit = Limit::new("too-many-groups-of-nic", 20, "application security groups")
-    .help("a NIC belongs to 20 groups at most");
-const NICS_PER_GROUP: Limit = Limit::new("too-many-members", 4_000, "NICs")
-    .help("use a second application security group for some of them");
 /// Priorities that users may give.
 const PRIORITIES: std::ops::RangeInclusive<u16> = 100..=4_096;
 

@@ -1,14 +1,11 @@
 //! Service tags and service endpoints: that they exist, and that they have prefixes.
 
-use super::{Check, Limit, Owners};
+use super::{Check, Owners};
 use crate::{
     diagnostic::{Finding, nearest},
+    limit::TAG_ROUTES,
     model::{RouteTable, SERVICE_ENDPOINTS, SERVICE_TAGS, Subnet},
 };
-
-/// Most routes of one table whose destination is a service tag.
-const TAG_ROUTES: Limit = Limit::new("too-many-tag-routes", 25, "routes for service tags")
-    .help("write the prefixes that some of the tags stand for");
 
 /// Azure's service tags that stand for lists of public prefixes; some have a region behind a point.
 ///

@@ -6,18 +6,12 @@ use std::collections::HashSet;
 
 use ipnet::IpNet;
 
-use super::{Check, Limit, overlap};
+use super::{Check, overlap};
 use crate::{
     diagnostic::{Finding, nearest},
+    limit::{SUBNETS_IN_PEERINGS, SUBNETS_PER_SIDE},
     model::{Peering, VirtualNetwork},
 };
-
-const SUBNETS_PER_SIDE: Limit =
-    Limit::new("too-many-peered-subnets", 200, "subnets on one side of the peering")
-        .help("peer the networks as a whole, or fewer subnets");
-const SUBNETS_PER_NETWORK: Limit =
-    Limit::new("too-many-subnets-in-peerings", 1_000, "subnets in all its subnet peerings")
-        .help("peer some of the networks as a whole");
 
 /// One half of a peering, and the networks at its ends.
 #[derive(Clone, Copy)]
@@ -55,7 +49,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
                 both(check, &path, half, other);
             }
         }
-        check.limit(&format!("virtualNetworks.{name}.peerings"), name, total, &SUBNETS_PER_NETWORK);
+        check.limit(&format!("virtualNetworks.{name}.peerings"), name, total, &SUBNETS_IN_PEERINGS);
     }
 }
 
