@@ -131,7 +131,7 @@ fn namespaces_of(name: &str) -> Vec<String> {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|entry| entry.starts_with(&wanted))
+        .filter(|entry| entry.starts_with(&wanted) || entry.starts_with(name))
         .collect()
 }
 

@@ -28,6 +28,8 @@ pub struct Daemon {
     log: PathBuf,
     metrics: String,
     environment: Vec<(String, String)>,
+    /// The network namespace that is the host to it.
+    host: Option<String>,
 }
 
 impl Daemon {
@@ -44,6 +46,7 @@ impl Daemon {
             log: log.to_owned(),
             metrics: "127.0.0.1:0".to_owned(),
             environment: Vec::new(),
+            host: None,
         })
     }
 
@@ -58,6 +61,13 @@ impl Daemon {
     #[must_use]
     pub fn metrics_at(mut self, address: &str) -> Daemon {
         address.clone_into(&mut self.metrics);
+        self
+    }
+
+    /// With the network namespace of this name as its host.
+    #[must_use]
+    pub fn on_host(mut self, namespace: &str) -> Daemon {
+        self.host = Some(namespace.to_owned());
         self
     }
 
@@ -78,7 +88,14 @@ impl Daemon {
 
     /// The command line that it is started by, each time the same.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.binaries.vnetd);
+        let mut command = match &self.host {
+            None => Command::new(&self.binaries.vnetd),
+            Some(namespace) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{namespace}")).arg(&self.binaries.vnetd);
+                command
+            }
+        };
         command
             .arg("--socket")
             .arg(self.socket())

@@ -6,6 +6,8 @@ mod change;
 mod egress;
 #[path = "labs/firewall.rs"]
 mod firewall;
+#[path = "labs/host_egress.rs"]
+mod host_egress;
 #[path = "labs/image.rs"]
 mod image;
 #[path = "labs/lifecycle.rs"]
@@ -49,6 +51,7 @@ fn main() {
         nsg::LABS,
         firewall::LABS,
         egress::LABS,
+        host_egress::LABS,
         nva::LABS,
         vpn::LABS,
         trace::LABS,

@@ -103,12 +103,14 @@ pub(super) struct Blueprint {
     pub namespaces: IndexMap<String, Namespace>,
     /// Cables between them.
     pub cables: Vec<Cable>,
+    /// Whether the Internet's namespace has a way out by the host's own network.
+    pub uplink: bool,
 }
 
 impl Blueprint {
     /// What `snapshot`, compiled from `topology`, needs.
     pub(super) fn new(topology: &Topology, snapshot: &Snapshot) -> Blueprint {
-        let mut blueprint = Blueprint::default();
+        let mut blueprint = Blueprint { uplink: snapshot.host_egress(), ..Blueprint::default() };
         for port in snapshot.ports() {
             blueprint.add_port(port, snapshot);
         }

@@ -9,13 +9,13 @@ use std::time::Instant;
 use vnet_api::{Progress, ProgressState};
 use vnet_dataplane::PortId;
 
-use super::blueprint::{Blueprint, Cable, Namespace, Role};
+use super::blueprint::{Blueprint, Cable, INTERNET, Namespace, Role};
 use super::fault;
 use crate::host::error::HostError;
 use crate::host::link::{self, LinkSpec};
 use crate::host::netlink::Netlink;
 use crate::host::netns::{self, Netns, NetnsName};
-use crate::host::{sweep, sysctl};
+use crate::host::{sweep, sysctl, uplink};
 use crate::io::tun::{Offloads, Tun, TunQueue, TunSpec};
 
 type Result<T> = std::result::Result<T, HostError>;
@@ -45,6 +45,8 @@ pub(super) struct Built {
     attached: Vec<PortId>,
     /// Cables that this build laid.
     laid: Vec<Cable>,
+    /// Whether this build made the way out by the host's network.
+    connected: bool,
 }
 
 /// The host's side of one lab.
@@ -101,6 +103,11 @@ impl Site {
                 self.address(name, namespace, before)?;
             }
         }
+        if new.uplink && (!old.uplink || built.created.iter().any(|name| name == INTERNET)) {
+            fault::step("uplink")?;
+            built.connected = true;
+            uplink::connect(&self.lab, self.open(INTERNET)?)?;
+        }
         Ok(())
     }
 
@@ -129,6 +136,12 @@ impl Site {
     /// Removes what `new` does not have: its acceptance made it superfluous. What cannot be removed is logged: it
     /// hinders nothing, and the next start of the daemon tries again.
     pub(super) fn retire(&mut self, old: &Blueprint, new: &Blueprint, built: &mut Built, report: Report<'_>) {
+        if old.uplink
+            && !new.uplink
+            && let Err(error) = uplink::disconnect(&self.lab)
+        {
+            tracing::error!(lab = %self.lab, %error, "the way out by the host could not be removed");
+        }
         let superfluous: Vec<PortId> = self
             .attached
             .iter()
@@ -170,6 +183,9 @@ impl Site {
                 tracing::error!(%what, %error, "could not be taken back");
             }
         };
+        if done.connected && !old.uplink {
+            complain(uplink::disconnect(&self.lab), "the way out by the host");
+        }
         for cable in &done.laid {
             complain(self.cut(cable), "a cable");
         }

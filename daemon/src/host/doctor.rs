@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use vnet_api::{Check, CheckStatus, DoctorReport};
 
 use super::netns::{self, NetnsName};
+use super::uplink;
 use super::{Result, netns::Netns};
 use crate::io::tun::{self, Tun, TunSpec};
 
@@ -29,6 +30,7 @@ pub fn examine(state_root: &Path, metrics: Option<SocketAddr>) -> DoctorReport {
     let mut checks = vec![kernel(), privilege(), device(), namespace_and_offload(), mounts(), overlay()];
     checks.push(state(state_root));
     checks.push(open_files());
+    checks.push(host_egress());
     checks.extend(metrics.map(metrics_port));
     DoctorReport { checks }
 }
@@ -156,6 +158,15 @@ fn open_files() -> Check {
             check("files", status, format!("at most {hard} open files"), remedy)
         }
         Err(error) => check("files", CheckStatus::Warning, error.to_string(), remedy),
+    }
+}
+
+/// A topology that does not ask for it runs without.
+fn host_egress() -> Check {
+    let remedy = "Only for internet.egress: host: give the host an IPv4 default route, and load nf_tables and nft_masq.";
+    match uplink::obstacle() {
+        None => check("host egress", CheckStatus::Ok, "labs may leave by the host's network", remedy),
+        Some(why) => check("host egress", CheckStatus::Warning, why, remedy),
     }
 }
 

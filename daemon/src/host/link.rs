@@ -136,6 +136,66 @@ pub fn find(netlink: &mut Netlink, name: &str) -> Result<Option<LinkState>> {
     }))
 }
 
+/// Every address of the namespace, with the number of the device that has it.
+///
+/// # Errors
+/// Where the kernel fails.
+pub fn all_addresses(netlink: &mut Netlink) -> Result<Vec<(u32, IpNet)>> {
+    let message = AddressMessage::default();
+    let answers = netlink.dump("list", "addresses", RouteNetlinkMessage::GetAddress(message))?;
+    let parsed = answers.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewAddress(address) => Some((address.header.index, parse_address(address)?.0)),
+        _ => None,
+    });
+    Ok(parsed.collect())
+}
+
+/// Names of the devices by which the namespace's IPv4 default routes leave.
+///
+/// # Errors
+/// Where the kernel fails.
+pub fn default_devices(netlink: &mut Netlink) -> Result<Vec<String>> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    let answers = netlink.dump("list", "routes", RouteNetlinkMessage::GetRoute(message))?;
+    let mut indices: Vec<u32> = answers
+        .iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        })
+        .filter(|route| {
+            route.header.destination_prefix_length == 0
+                && route.header.table == RouteHeader::RT_TABLE_MAIN
+                && route.header.kind == RouteType::Unicast
+        })
+        .flat_map(devices_of)
+        .collect();
+    indices.sort_unstable();
+    indices.dedup();
+    let links = netlink.dump("list", "devices", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let named = links.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) if indices.contains(&link.header.index) => {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            })
+        }
+        _ => None,
+    });
+    Ok(named.collect())
+}
+
+/// The devices of a route, several where it has several next hops.
+fn devices_of(route: &RouteMessage) -> Vec<u32> {
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    route.attributes.iter().flat_map(of).collect()
+}
+
 /// Removes a device; one that is not there is no error.
 ///
 /// # Errors

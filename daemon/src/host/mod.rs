@@ -11,11 +11,13 @@ pub mod exec;
 pub mod link;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod probe;
 pub mod process;
 pub mod state_dir;
 pub mod supervise;
 pub mod sweep;
 pub mod sysctl;
+pub mod uplink;
 
 pub use error::{HostError, Result};

@@ -11,6 +11,7 @@ use super::error::{HostError, Result};
 use super::netns::{self, Netns, NetnsName};
 use super::process;
 use super::state_dir::{self, StateDir};
+use super::uplink;
 
 /// How long processes have to end by themselves.
 const GRACE: Duration = Duration::from_millis(500);
@@ -52,13 +53,15 @@ pub fn find(state_root: &Path) -> Result<BTreeMap<String, Traces>> {
     Ok(found)
 }
 
-/// Removes a lab's processes and namespaces, and nothing else. Devices go with their namespaces, many at a time.
+/// Removes a lab's processes and namespaces, and its way out by the host's network; nothing else. Devices go with their namespaces, many at a time.
 /// What can't be removed does not keep the rest; the first error is returned in the end.
 ///
 /// # Errors
 /// A process that does not end, or a name that can't be removed.
 pub fn remove_namespaces(lab: &str) -> Result<Swept> {
-    remove(&netns::list(Some(lab))?)
+    let outside = uplink::disconnect(lab);
+    let swept = remove(&netns::list(Some(lab))?)?;
+    outside.map(|()| swept)
 }
 
 /// Removes those of a lab's namespaces that `keep` does not name, with their processes: what a crash or a failed change left

@@ -8,7 +8,7 @@ use super::translate::Translator;
 use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
 use crate::decision::{SessionSide, SessionView, Verdict};
-use crate::snapshot::egress::{DefaultOutbound, EdgeAddress, NatGateway, all_ports};
+use crate::snapshot::egress::{DefaultOutbound, EdgeAddress, NatGateway, all_ports, is_public};
 use crate::snapshot::network::{Nic, Owner};
 use crate::snapshot::routes::{Route, RouteSource};
 use crate::trace::{StepKind, Trace};
@@ -271,7 +271,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     fn deliver_outside(&mut self, asked: bool) -> Next {
         let snapshot = self.snapshot;
         let destination = self.tuple.destination;
-        let held = || snapshot.host_egress || snapshot.internet_addresses.contains(&destination);
+        let held = || {
+            snapshot.internet_addresses.contains(&destination)
+                || snapshot.host_egress && is_public(destination)
+        };
         match snapshot.edge {
             Some(edge) if asked || held() => Next::End(Verdict::Deliver(edge), None),
             _ => {
@@ -344,10 +347,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return self.unasked(translator.at);
         };
         self.destination_by(translator, &found);
-        self.to_owner(network)
+        self.hand_to_owner(network)
     }
 
-    fn to_owner(&mut self, network: usize) -> Next {
+    fn hand_to_owner(&mut self, network: usize) -> Next {
         let snapshot = self.snapshot;
         let network = &snapshot.networks[network];
         let private = self.tuple.destination;

@@ -75,3 +75,43 @@ pub(crate) enum EdgeAddress {
     DefaultOutbound(usize),
     Firewall(usize),
 }
+
+/// Whether a host's own network may take a packet for this address: an IPv4 unicast address of the Internet.
+pub(crate) fn is_public(destination: IpAddr) -> bool {
+    let IpAddr::V4(address) = destination else { return false };
+    let [a, b, ..] = address.octets();
+    let shared = a == 100 && b & 0xc0 == 64;
+    !(shared
+        || a == 0
+        || a >= 224
+        || address.is_private()
+        || address.is_loopback()
+        || address.is_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_internets_addresses_are_public() {
+        for inside in [
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.0.1",
+            "192.168.1.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "0.0.0.0",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "203.0.113.80"] {
+            assert!(is_public(outside.parse().unwrap()), "{outside}");
+        }
+    }
+}
