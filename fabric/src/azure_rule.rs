@@ -73,6 +73,16 @@ azure_rules! {
     PeeringForwarded = "PEERING-FORWARDED", Disputed, "the receiving half must allow forwarded traffic";
     PeeringGatewayExempt = "PEERING-GATEWAY-EXEMPT", Documented, "what Azure's own gateways send needs no allowForwardedTraffic";
     PeeringTransit = "PEERING-TRANSIT", Documented, "gateway transit needs allowGatewayTransit and useRemoteGateways";
+    PeeringOverlap = "PEERING-OVERLAP", Documented, "what is peered, with one another or with the same network, has ranges of its own";
+    PeeringSync = "PEERING-SYNC", Documented, "a peering holds the ranges of its last sync";
+    PeeringSyncBoth = "PEERING-SYNC-BOTH", Inferred, "one sync brings both halves up to date";
+    PeeringSubnets = "PEERING-SUBNETS", Documented, "of a subnet peering the listed subnets alone send and receive";
+    PeeringSubnetRoutes = "PEERING-SUBNET-ROUTES", Documented, "every subnet has routes to the remote subnets that are listed";
+    PeeringSubnetFamily = "PEERING-SUBNET-FAMILY", Inferred, "a subnet peering is of IPv4 prefixes, or of IPv6 ones alone";
+    PeeringSubnetGateway = "PEERING-SUBNET-GATEWAY", Inferred, "the listed subnets alone use the remote gateway and are advertised by it";
+    PeeringSubnetType = "PEERING-SUBNET-TYPE", Documented, "a peering of networks never becomes one of subnets, nor the other way round";
+    EncryptionPair = "ENCRYPTION-PAIR", Documented, "traffic between virtual machines is encrypted where both networks and both NICs can";
+    EncryptionDrop = "ENCRYPTION-DROP", Inferred, "DropUnencrypted of either network drops what is between virtual machines and not encrypted";
     NsgFirstMatch = "NSG-FIRST-MATCH", Documented, "the rule with the smallest priority that matches decides";
     NsgDefault = "NSG-DEFAULT", Documented, "six default rules stand behind the user's";
     NsgOrder = "NSG-ORDER", Documented, "outbound NIC then subnet, inbound subnet then NIC; both must allow";

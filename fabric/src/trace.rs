@@ -130,6 +130,8 @@ pub enum StepKind {
     Site,
     /// The internet edge took it.
     Internet,
+    /// Virtual network encryption looked at it.
+    Encryption,
     /// An address was translated.
     Translate,
     /// An NSG judged it on the way in.

@@ -302,4 +302,26 @@ onPremisesSites: {hq: {addressSpace: [192.168.0.0/16], hosts: {pc: 192.168.1.10}
     // The peer without transit: what equals its range is learned, and loses to the peering in the gateway's own network.
     assert_eq!(gateway("h/s"), ["0.0.0.0/0", "10.0.0.0/8", "192.168.0.0/16"]);
     assert_eq!(gateway("s/s"), ["0.0.0.0/0", "10.0.0.0/8", "10.2.0.0/16", "192.168.0.0/16"]);
+
+#[test]
+fn transit_needs_a_connected_peering() {
+    let whole = Arc::new(topology(&example()));
+    let mut state = State::default();
+    state.step(Event::Apply(whole), Nanos::ZERO);
+    let rows = |snapshot: &Snapshot| {
+        routes(snapshot, "spoke2/db").iter().filter(|row| row.starts_with("VirtualNetworkGateway")).count()
+    };
+    let tunnels: Vec<String> = state.tunnels.keys().cloned().collect();
+    for tunnel in tunnels {
+        state.step(Event::TunnelUp { tunnel }, Nanos::ZERO);
+    }
+    assert!(rows(&compile(state.topology().unwrap(), &state)) > 0);
+    let text =
+        example().replace("      spoke2: {allowForwardedTraffic: true, allowGatewayTransit: true}\n", "");
+    let halved = Arc::new(topology(&text));
+    state.step(Event::Apply(halved.clone()), Nanos::ZERO);
+    let snapshot = compile(&halved, &state);
+    assert_eq!(rows(&snapshot), 0);
+    // The gateway has taken the spoke's range back, too.
+    assert_eq!(reason(&snapshot, "pc", "db"), "NoRoute");
 }

@@ -110,3 +110,23 @@ fn a_peering_across_regions_is_global() {
     let text = pair("{}", "{}").replace("  b: {addressSpace", "  b: {location: westus, addressSpace");
     assert!(routes(&lab(&text), "a/s").contains(&"Default Active 10.1.0.0/16 VNetGlobalPeering".to_owned()));
 }
+
+#[test]
+fn flags_read_as_tags_leave_it_to_the_security_groups() {
+    let guarded = |flags: &str, rules: &str| {
+        let text =
+            pair("{}", flags).replace("  b1: {subnet: b/s}", "  b1: {subnet: b/s, networkSecurityGroup: g}");
+        format!(
+            "{text}networkSecurityGroups: {{g: {{securityRules: [{rules}]}}}}\nsemantics: {{peeringFlags: tagOnly}}\n"
+        )
+    };
+    let allow = "{name: in, priority: 100, direction: Inbound, access: Allow, protocol: '*', sourceAddressPrefix: 10.0.0.0/16, sourcePortRange: '*', destinationAddressPrefix: '*', destinationPortRange: '*'}";
+    let off = "{allowVirtualNetworkAccess: false}";
+    assert_eq!(ping(&lab(&guarded("{}", ""))), Ok(()));
+    // The peer's range has left the tag, so that the default rules do not hold; a rule of the user's does.
+    assert_eq!(ping(&lab(&guarded(off, ""))), Err(Reason::NsgDeny));
+    let probe = packet(Protocol::ICMP, "10.0.0.4", "10.1.0.4", 7);
+    let snapshot = lab(&guarded(off, allow));
+    assert_eq!(delivered(&snapshot, &send(&snapshot, "a1/eth0", &probe)), "b1/eth0");
+    assert!(routes(&snapshot, "b/s").contains(&"Default Active 10.0.0.0/16 VNetPeering".to_owned()));
+}

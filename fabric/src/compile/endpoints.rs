@@ -157,6 +157,7 @@ impl<'a> Builder<'a> {
         }
         let routed = self.endpoint_policies(endpoint).applies_routes();
         let nic = Nic {
+            accelerated: None,
             port,
             subnet: if routed { subnet } else { self.stand_in(subnet) },
             forwarding: false,

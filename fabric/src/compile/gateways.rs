@@ -257,9 +257,9 @@ impl<'a> Builder<'a> {
             return prefixes;
         };
         for half in self.connected(network) {
-            let remote = self.snapshot.peerings[half].remote;
-            if self.transit(remote, network) {
-                prefixes.extend(&self.snapshot.networks[remote].ranges);
+            let half = &self.snapshot.peerings[half];
+            if self.transit(half.remote, network) {
+                prefixes.extend(self.ranges_in_force(half));
             }
         }
         prefixes

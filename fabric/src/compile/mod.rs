@@ -237,6 +237,7 @@ impl<'a> Builder<'a> {
                 gateway: EffectiveGateway::None,
                 outbound: None,
                 express_route: None,
+                encryption: network.encryption.as_ref().filter(|own| own.enabled).map(|own| own.enforcement),
             });
         }
     }
@@ -304,6 +305,7 @@ impl<'a> Builder<'a> {
             port,
             subnet,
             forwarding: nic.enable_ip_forwarding,
+            accelerated: Some(nic.enable_accelerated_networking),
             inbound: self.add_function(format!("nsg/{name}/inbound"), FunctionKind::SecurityGroup),
             outbound: self.add_function(format!("nsg/{name}/outbound"), FunctionKind::SecurityGroup),
             edge: self.add_function(format!("edge/{name}"), FunctionKind::Translation),

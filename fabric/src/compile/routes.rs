@@ -87,13 +87,13 @@ impl Builder<'_> {
                     .route_table
                     .as_deref()
                     .and_then(|name| Some((name, topology.route_tables.get(name)?, tables.get(name)?)));
-                let mut routes = self.subnet_routes(&layers, table, &mut uncovered);
+                let mut routes = self.subnet_routes(position, &layers, table, &mut uncovered);
                 routes.service_endpoints = self.service_layer(&subnet.service_endpoints, &mut services);
                 self.snapshot.subnets[position].routes = routes;
             }
             for position in self.stand_ins_of(index) {
                 self.snapshot.subnets[position].routes =
-                    self.subnet_routes(&layers, None, &mut HashMap::new());
+                    self.subnet_routes(position, &layers, None, &mut HashMap::new());
             }
         }
     }
@@ -242,6 +242,7 @@ impl Builder<'_> {
 
     fn subnet_routes<'t>(
         &mut self,
+        subnet: usize,
         layers: &NetworkLayers,
         table: Option<(&'t str, &RouteTable, &UserLayer)>,
         uncovered: &mut HashMap<&'t str, Option<Layer>>,
@@ -250,7 +251,8 @@ impl Builder<'_> {
         let peerings_disabled =
             table.is_some_and(|(_, table, _)| table.disable_peering_route == DisablePeeringRoute::All);
         let user = table.map(|(_, _, layer)| layer.routes.clone());
-        let known = layers.gateway.as_ref();
+        let uses_gateway = self.uses_gateway(subnet);
+        let known = layers.gateway.as_ref().filter(|_| uses_gateway);
         let live = match (known, table) {
             (Some(known), Some((name, _, layer))) => uncovered
                 .entry(name)

@@ -2,7 +2,8 @@
 
 pub mod addresses;
 pub mod ids;
-mod peering;
+pub(crate) mod peering;
+mod refusal;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +17,8 @@ use vnet_dataplane::Nanos;
 pub use addresses::Allocations;
 pub use ids::Ids;
 pub use peering::{PeeringState, PeeringStatus, PeeringSyncLevel};
+
+use peering::Manner;
 
 use crate::compile;
 use crate::snapshot::TunnelStatus;
@@ -80,6 +83,9 @@ pub struct LearnedRoute {
 pub enum Event {
     /// The file to be reached. It has been validated.
     Apply(Arc<Topology>),
+    /// The file whose requests are made as Azure takes them: a Disconnected half stays so and changed ranges are not in
+    /// sync. It has been validated, and [`State::refusals`] has none.
+    ApplyAsAzure(Arc<Topology>),
     /// A tunnel end got its session.
     TunnelUp {
         /// Name of the tunnel end.
@@ -135,12 +141,28 @@ pub enum Effect {
         /// Name of the tunnel end.
         tunnel: String,
     },
-    /// A disconnected pair was created anew to reach the file.
+    /// A pair was deleted and created anew to reach the file: it was disconnected, or of another type.
     PeeringRecreated {
-        /// One network.
+        /// One network; where one half was Disconnected, that one's.
         local: String,
         /// The other.
         remote: String,
+    },
+    /// A half lost its other.
+    PeeringDisconnected {
+        /// The network whose half it is.
+        local: String,
+        /// The network whose half was deleted.
+        remote: String,
+    },
+    /// A connected half goes on with ranges that are not the present ones.
+    PeeringNotInSync {
+        /// The network whose half it is.
+        local: String,
+        /// The other.
+        remote: String,
+        /// What has changed.
+        level: PeeringSyncLevel,
     },
     /// A pair took over changed ranges to reach the file.
     PeeringSynced {
@@ -168,7 +190,8 @@ impl State {
     /// Takes an event and says what follows from it. `now` is for timers, of which there is none yet.
     pub fn step(&mut self, event: Event, _now: Nanos) -> Vec<Effect> {
         match event {
-            Event::Apply(topology) => self.apply(topology),
+            Event::Apply(topology) => self.apply(topology, Manner::Reach),
+            Event::ApplyAsAzure(topology) => self.apply(topology, Manner::AsAzure),
             Event::TunnelUp { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connected),
             Event::TunnelDown { tunnel, reason } => {
                 self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason))
@@ -185,10 +208,15 @@ impl State {
         self.topology.as_ref()
     }
 
-    fn apply(&mut self, topology: Arc<Topology>) -> Vec<Effect> {
+    /// Takes the file over that this state was stored with: nothing changes but what a later apply compares with.
+    pub fn resume(&mut self, topology: Arc<Topology>) {
+        self.topology = Some(topology);
+    }
+
+    fn apply(&mut self, topology: Arc<Topology>, manner: Manner) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.addresses.converge(&topology);
-        effects.extend(peering::converge(&mut self.peerings, &topology));
+        effects.extend(peering::converge(&mut self.peerings, self.topology.as_deref(), &topology, manner));
         self.learned.retain(|gateway, _| topology.virtual_network_gateways.contains_key(gateway));
         for routes in self.learned.values_mut() {
             routes.retain(|route| topology.connections.contains_key(&route.connection));

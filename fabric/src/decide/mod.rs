@@ -3,6 +3,7 @@
 
 mod candidates;
 mod edge;
+mod encryption;
 mod firewall;
 mod gateway;
 mod nic;
@@ -42,6 +43,7 @@ pub fn decide<S: SessionView, T: Trace>(
         tuple: packet.tuple,
         embedded: packet.embedded,
         place: None,
+        sent_by: None,
         hops: 0,
         overflow: false,
         allowed_by: None,
@@ -98,6 +100,8 @@ struct Walk<'a, S, T> {
     /// For an ICMP error, the tuple that it complains about, as rewritten so far.
     embedded: Option<FiveTuple>,
     place: Option<Location>,
+    /// The NIC that put it on the fabric, until an appliance of Azure forwards it.
+    sent_by: Option<usize>,
     hops: u8,
     overflow: bool,
     /// The last rule of a firewall or security group that let it pass.
@@ -221,6 +225,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     /// Counts an appliance on the way; a drop where it goes in a circle.
     fn hop(&mut self, at: &str) -> Option<Next> {
         self.hops += 1;
+        self.sent_by = None;
         if self.hops <= HOPS_MAX {
             return None;
         }

@@ -58,6 +58,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let name = self.port_name(nic);
         let tuple = self.tuple;
         self.place = Some(nic.location);
+        self.sent_by = Some(index);
         if let Some(end) = self.check_source(nic.port, nic.forwarding).or_else(|| self.check_carried(name)) {
             return end;
         }
@@ -99,6 +100,9 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return self.drop(Reason::NotForwarding, rule, name, || {
                 format!("{destination} is not an address of {name}, and its enableIPForwarding is false")
             });
+        }
+        if let Some(end) = self.encryption(index) {
+            return end;
         }
         if let Some(end) = self.security_groups(nic, Way::In) {
             return end;

@@ -6,7 +6,9 @@ use vnet_dataplane::{Action, Reason};
 use super::{Next, Sender, Walk};
 use crate::control::PeeringState;
 use crate::decision::SessionView;
+use crate::snapshot::Snapshot;
 use crate::snapshot::lpm::contains;
+use crate::snapshot::network::PeeringHalf;
 use crate::trace::{StepKind, Trace};
 
 impl<S: SessionView, T: Trace> Walk<'_, S, T> {
@@ -22,6 +24,10 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
                 format!("the peering from {} to {} is {:?}", from.name, to.name, half.state)
             }));
         };
+        if !self.takes_part(half, reverse, sender) {
+            let rule = half.subnets.as_ref().map_or(half.rules.connected, |subnets| subnets.rule);
+            return Some(self.drop(Reason::SubnetNotPeered, rule, at, || not_listed(snapshot, half, sender)));
+        }
         let strict = snapshot.peering_flags == PeeringFlags::Strict;
         if strict && !(half.allow_access && reverse.allow_access) {
             let blocked = if half.allow_access { reverse.rules.access } else { half.rules.access };
@@ -30,7 +36,9 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
             }));
         }
         let source = self.tuple.source;
-        let forwarded = !contains(&from.ranges, source);
+        // Towards a subnet peering only the listed subnets are the sending network.
+        let own = half.subnets.as_ref().map_or(&from.ranges, |subnets| &subnets.local_prefixes);
+        let forwarded = !contains(own, source);
         let exempt = matches!(sender, Sender::Gateway(_));
         if strict && forwarded && !exempt && !reverse.allow_forwarded {
             return Some(self.drop(Reason::ForwardedTrafficDenied, reverse.rules.forwarded, at, || {
@@ -45,6 +53,17 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
             format!("crosses the peering from {} to {}", from.name, to.name)
         });
         None
+    }
+
+    /// Whether the sender's subnet and the destination's both take part in a subnet peering. Azure's own gateways pass
+    /// without being listed.
+    fn takes_part(&self, half: &PeeringHalf, reverse: &PeeringHalf, sender: Sender) -> bool {
+        let (Some(own), Some(other)) = (&half.subnets, &reverse.subnets) else { return true };
+        let listed = sender_subnet(self.snapshot, sender)
+            .is_none_or(|subnet| own.local.contains(&subnet) && other.remote.contains(&subnet));
+        let destination = self.tuple.destination;
+        listed
+            && (!contains(&own.remote_prefixes, destination) || contains(&other.local_prefixes, destination))
     }
 
     /// A peering that would lead to the destination if it were connected.
@@ -64,4 +83,19 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
             )
         }))
     }
+}
+
+/// The subnet from which a packet is put on the fabric; none for a gateway.
+fn sender_subnet(snapshot: &Snapshot, sender: Sender) -> Option<usize> {
+    match sender {
+        Sender::Nic(nic) => Some(snapshot.nics[nic].subnet),
+        Sender::Firewall(firewall) => Some(snapshot.firewalls[firewall].subnet),
+        Sender::Gateway(_) => None,
+    }
+}
+
+fn not_listed(snapshot: &Snapshot, half: &PeeringHalf, sender: Sender) -> String {
+    let (from, to) = (&snapshot.networks[half.local].name, &snapshot.networks[half.remote].name);
+    let subnet = sender_subnet(snapshot, sender).map_or("", |subnet| &snapshot.subnets[subnet].name);
+    format!("{from} and {to} peer some of their subnets, and {subnet} is not one of them")
 }

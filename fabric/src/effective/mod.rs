@@ -3,6 +3,7 @@
 mod diagnostics;
 mod flow;
 mod nsg;
+mod peerings;
 mod routes;
 
 pub use diagnostics::{
@@ -13,6 +14,7 @@ pub use flow::{FlowDirection, FlowQuery, FlowVerdict, ip_flow_verify};
 pub use nsg::{
     Association, EffectiveNsg, EffectiveNsgList, EffectiveSecurityRule, ResourceId, effective_nsg,
 };
+pub use peerings::{AddressSpace, EffectivePeering, PeeringEnd, RemoteEncryption, peerings};
 pub use routes::{EffectiveRoute, EffectiveRoutes, NextHopAnswer, effective_routes, next_hop};
 pub(crate) use routes::{is_global, next_hop_addresses, source_name, type_name};
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
+use vnet_config::model::EncryptionEnforcement;
 use vnet_dataplane::{CounterId, FiveTuple, FunctionId, LimiterId, PortId, Protocol};
 
 use super::egress::{DefaultOutbound, FirewallSnat};
@@ -42,6 +43,8 @@ pub(crate) struct Network {
     pub(crate) outbound: Option<DefaultOutbound>,
     /// The ExpressRoute gateway, own or by transit, that stands before it: a user's route leads to neither.
     pub(crate) express_route: Option<Arc<str>>,
+    /// What becomes of traffic that cannot be encrypted; `None` without virtual network encryption.
+    pub(crate) encryption: Option<EncryptionEnforcement>,
 }
 
 /// The gateway that routes to VirtualNetworkGateway lead to.
@@ -88,8 +91,24 @@ pub(crate) struct PeeringHalf {
     pub(crate) allow_access: bool,
     pub(crate) allow_forwarded: bool,
     pub(crate) global: bool,
+    /// Of a subnet peering: what takes part.
+    pub(crate) subnets: Option<PeeredSubnets>,
     pub(crate) counter: CounterId,
     pub(crate) rules: PeeringRules,
+}
+
+/// The subnets that take part in a subnet peering, as one half has them.
+#[derive(Debug)]
+pub(crate) struct PeeredSubnets {
+    /// Of the local network, by index into the snapshot's table.
+    pub(crate) local: Vec<usize>,
+    /// The same of the remote network.
+    pub(crate) remote: Vec<usize>,
+    /// The local ones' prefixes that are peered.
+    pub(crate) local_prefixes: Vec<IpNet>,
+    /// The remote ones'.
+    pub(crate) remote_prefixes: Vec<IpNet>,
+    pub(crate) rule: RuleId,
 }
 
 /// The rules that a peering's verdicts name.
@@ -153,6 +172,8 @@ pub(crate) struct Nic {
     pub(crate) port: PortId,
     pub(crate) subnet: usize,
     pub(crate) forwarding: bool,
+    /// Whether it can take part in virtual network encryption; `None` for what is no virtual machine's.
+    pub(crate) accelerated: Option<bool>,
     /// Sessions of flows that began towards the NIC.
     pub(crate) inbound: FunctionId,
     /// Sessions of flows that began at the NIC.
