@@ -44,6 +44,10 @@ impl std::fmt::Debug for TopologyFile {
 pub struct ApplyRequest {
     /// What the lab shall be.
     pub topology: TopologyFile,
+    /// Make the file's own changes as Azure takes them, and no more: what Azure would refuse in the present state is
+    /// refused with its code, Disconnected peerings stay so, changed ranges wait for a sync.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_azure: bool,
 }
 
 /// What a step of long work has come to.
@@ -122,6 +126,9 @@ pub struct PlanReport {
     pub creates: bool,
     /// What would be changed.
     pub changes: Vec<Change>,
+    /// What Azure would refuse in the present state although the file is valid; asked with `asAzure`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Diagnostic>,
     /// Warnings of the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Diagnostic>,

@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
-    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, ping, schema, show, test, traffic,
-    validate,
+    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, schema, show, test,
+    traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -45,7 +45,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  vnetctl up examples/hub-spoke.yaml")]
     Up(apply::Apply),
     /// The same as up.
-    #[command(after_help = "Example:\n  vnetctl apply examples/hub-spoke.yaml")]
+    #[command(
+        after_help = "Examples:\n  vnetctl apply examples/hub-spoke.yaml\n  vnetctl apply examples/hub-spoke.yaml --as-azure"
+    )]
     Apply(apply::Apply),
     /// Print what up would change, and touch nothing.
     #[command(after_help = "Example:\n  vnetctl plan examples/hub-spoke.yaml")]
@@ -57,6 +59,10 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  vnetctl validate examples/hub-spoke.yaml\n  \
         vnetctl validate --strict examples/hub-spoke.yaml")]
     Validate(validate::Validate),
+    /// Halves of peerings: their state, and the sync of changed ranges.
+    #[command(after_help = "Examples:\n  vnetctl peering list\n  vnetctl peering show hub/spoke1\n  \
+        vnetctl peering sync hub/spoke1")]
+    Peering(peering::Peering),
     /// Print the topology file's JSON Schema.
     #[command(after_help = "Example:\n  vnetctl schema > topology.schema.json")]
     Schema(schema::Schema),
@@ -152,6 +158,7 @@ impl Command {
             Command::Plan(verb) => verb.plan(context).await,
             Command::Down(verb) => verb.run(context).await,
             Command::Validate(verb) => verb.run(context),
+            Command::Peering(verb) => verb.run(context).await,
             Command::Schema(verb) => verb.run(context),
             Command::Show(verb) => verb.run(context).await,
             Command::Labs(verb) => verb.run(context).await,

@@ -51,7 +51,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// A diagnostic in the form that the file's own checker prints.
-fn render(diagnostic: &Diagnostic) -> String {
+pub(crate) fn render(diagnostic: &Diagnostic) -> String {
     vnet_config::Diagnostic {
         severity: match diagnostic.severity {
             Severity::Error => vnet_config::Severity::Error,

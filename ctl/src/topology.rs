@@ -102,6 +102,6 @@ impl Source {
             files,
             environment: attachments.env,
         };
-        ApplyRequest { topology }
+        ApplyRequest { topology, as_azure: false }
     }
 }

@@ -108,6 +108,9 @@ fn answers_from_a_file_are_as_they_were() {
     golden("next-hop", &["next-hop", "--vm", "web", "--dest-ip", "10.2.0.4", "--file", EXAMPLE]);
     golden("matrix", &["matrix", "icmp", "--file", EXAMPLE]);
     golden("plan", &["plan", EXAMPLE]);
+    golden("peering-list", &["peering", "list", "--file", EXAMPLE]);
+    golden("peering-list-subnets", &["peering", "list", "--file", "examples/subnet-peering.yaml"]);
+    golden("peering-show", &["peering", "show", "spoke1/hub", "--file", EXAMPLE]);
     golden("help", &["--help"]);
 }
 
@@ -179,7 +182,7 @@ fn a_refused_file_names_line_column_and_remedy() {
 
 #[test]
 fn wrong_command_lines_exit_64() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["nothing"],
         &["path", "web"],
@@ -187,6 +190,7 @@ fn wrong_command_lines_exit_64() {
         &["path", "web", "db", "--probe", "--file", EXAMPLE],
         &["traffic", "web", "db", "udp/5001"],
         &["ip-flow-verify", "--vm", "web"],
+        &["peering", "sync", "hub"],
         &["--lab", "other", "plan", EXAMPLE],
     ];
     for arguments in wrong {
@@ -202,12 +206,13 @@ fn wrong_command_lines_exit_64() {
 
 #[test]
 fn without_a_daemon_each_verb_fails_in_its_own_way() {
-    let cases: [(&[&str], i32); 5] = [
+    let cases: [(&[&str], i32); 6] = [
         (&["drops"], 1),
         (&["test"], 2),
         (&["exec", "web", "--", "true"], 125),
         (&["--lab", "hub", "gateway", "status"], 1),
         (&["ping", "web", "db"], 1),
+        (&["--lab", "hub", "peering", "sync", "hub/spoke1"], 1),
     ];
     for (arguments, expected) in cases {
         let output = run(arguments);
@@ -225,6 +230,10 @@ fn an_unknown_name_is_refused_with_those_that_are_known() {
     let message = stderr(&output);
     assert_eq!(code(&output), 1);
     assert!(message.contains("nobody") && message.contains("batch"), "{message}");
+    let output = run(&["peering", "show", "spoke1/spoke2", "--file", EXAMPLE]);
+    let message = stderr(&output);
+    assert_eq!(code(&output), 1);
+    assert!(message.contains("spoke1/hub"), "{message}");
 }
 
 #[test]

@@ -302,6 +302,7 @@ onPremisesSites: {hq: {addressSpace: [192.168.0.0/16], hosts: {pc: 192.168.1.10}
     // The peer without transit: what equals its range is learned, and loses to the peering in the gateway's own network.
     assert_eq!(gateway("h/s"), ["0.0.0.0/0", "10.0.0.0/8", "192.168.0.0/16"]);
     assert_eq!(gateway("s/s"), ["0.0.0.0/0", "10.0.0.0/8", "10.2.0.0/16", "192.168.0.0/16"]);
+}
 
 #[test]
 fn transit_needs_a_connected_peering() {

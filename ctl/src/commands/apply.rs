@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use hyper::Method;
-use vnet_api::{ApplyEvent, ApplyReport, Change, ChangeKind, PlanReport};
+use vnet_api::{ApplyEvent, ApplyReport, ApplyRequest, Change, ChangeKind, PlanReport};
 use vnet_config::Topology;
 
 use crate::client::segment;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::output::{Style, count, duration};
 use crate::topology::{self, Source};
 use crate::{daemon, events};
@@ -18,6 +18,10 @@ use crate::{daemon, events};
 pub(crate) struct Apply {
     /// The topology file; - for standard input; topology.yaml in the working directory if none is named.
     file: Option<PathBuf>,
+    /// Make the file's changes as Azure takes them: refuse what it would refuse in the present state, leave Disconnected
+    /// peerings so, and changed ranges to `peering sync`.
+    #[arg(long)]
+    as_azure: bool,
 }
 
 impl Apply {
@@ -31,10 +35,14 @@ impl Apply {
         }
     }
 
+    fn request(&self, source: &Source) -> ApplyRequest {
+        ApplyRequest { as_azure: self.as_azure, ..source.request() }
+    }
+
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
         let source = self.read(context)?;
         daemon::ensure(&context.client).await?;
-        let body = serde_json::to_vec(&source.request())?;
+        let body = serde_json::to_vec(&self.request(&source))?;
         let path = format!("/v1/labs/{}", segment(source.lab()));
         let ApplyEvent::Applied(report) =
             events::follow(&context.client, Method::PUT, &path, Some(body)).await?
@@ -47,15 +55,21 @@ impl Apply {
 
     pub(crate) async fn plan(self, context: &Context) -> anyhow::Result<u8> {
         let source = self.read(context)?;
-        let report = if context.client.is_served().await {
+        let report: PlanReport = if context.client.is_served().await {
             let path = format!("/v1/labs/{}?plan=true", segment(source.lab()));
-            context.client.send(Method::PUT, &path, &source.request()).await?
+            context.client.send(Method::PUT, &path, &self.request(&source)).await?
         } else {
             let changes = everything(&source.loaded.topology)?;
             PlanReport { lab: source.lab().to_owned(), creates: true, changes, ..PlanReport::default() }
         };
         // The file's own warnings have been printed when it was read.
         context.print(&report, |report| planned(report, context.style))?;
+        for refusal in &report.refused {
+            eprintln!("{}\n", failure::render(refusal));
+        }
+        if !report.refused.is_empty() {
+            bail!("Azure would refuse this change in the lab's present state");
+        }
         Ok(0)
     }
 }

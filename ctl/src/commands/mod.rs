@@ -18,6 +18,7 @@ pub(crate) mod matrix;
 pub(crate) mod next_hop;
 pub(crate) mod nsg_diagnostics;
 pub(crate) mod path;
+pub(crate) mod peering;
 pub(crate) mod ping;
 pub(crate) mod schema;
 pub(crate) mod show;

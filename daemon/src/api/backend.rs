@@ -11,6 +11,7 @@ use vnet_api::{
 };
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
+use vnet_fabric::effective::EffectivePeering;
 
 use super::error::ApiError;
 use crate::metrics::LabCounters;
@@ -81,6 +82,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The lab's resources with their state, in the file's order of sections.
     fn resources(&self, lab: &str) -> answers!(Vec<Resource>);
+
+    /// The lab's halves of peerings with their state, in the file's order.
+    fn peerings(&self, lab: &str) -> answers!(Vec<EffectivePeering>);
+
+    /// Brings both halves of a connected peering to the present ranges of their networks; answers `local`'s.
+    fn sync_peering(&self, lab: &str, local: &str, remote: &str) -> answers!(EffectivePeering);
 
     /// At most `limit` live flows, busiest first.
     fn flows(&self, lab: &str, limit: usize) -> answers!(FlowReport);

@@ -55,6 +55,14 @@ impl ApiError {
         ApiError { status: StatusCode::UNPROCESSABLE_ENTITY, body: ErrorBody { code, message, diagnostics } }
     }
 
+    /// 409: Azure would refuse the change in the lab's present state. The code is the first refusal's.
+    pub fn refused_by_azure(diagnostics: Vec<Diagnostic>) -> ApiError {
+        let code = diagnostics.first().map_or("Conflict", |first| first.code.as_str()).to_owned();
+        let message =
+            "Azure would refuse this change in the lab's present state; nothing was touched.".to_owned();
+        ApiError { status: StatusCode::CONFLICT, body: ErrorBody { code, message, diagnostics } }
+    }
+
     /// 503: the host lacks what this needs.
     pub fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError::of(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", message)

@@ -242,7 +242,7 @@ pub(crate) async fn test<B: Backend>(
     Json(request): Json<TestRequest>,
 ) -> Answer<Response> {
     let topology = match request.topology {
-        Some(topology) => Arc::new(topology::load(&ApplyRequest { topology })?.topology),
+        Some(topology) => Arc::new(topology::load(&ApplyRequest { topology, as_azure: false })?.topology),
         None => app.backend.topology(&lab).await?,
     };
     if topology.name != lab {

@@ -21,7 +21,7 @@ const EVENTS_MAX: usize = 256;
 /// A list, in Azure's envelope.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct List<T> {
-    value: Vec<T>,
+    pub(super) value: Vec<T>,
 }
 
 #[derive(Deserialize, JsonSchema)]

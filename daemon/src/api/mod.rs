@@ -12,6 +12,7 @@ mod extract;
 mod labs;
 mod live;
 mod openapi;
+mod peerings;
 mod probes;
 mod reports;
 pub mod server;
@@ -30,7 +31,9 @@ use vnet_api::{
     LabSummary, LogReport, MatrixReport, NDJSON, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
     TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
 };
-use vnet_fabric::effective::{EffectiveNsgList, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics};
+use vnet_fabric::effective::{
+    EffectiveNsgList, EffectivePeering, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics,
+};
 
 pub use backend::{Answer, Backend, ExecFailure, Execution};
 pub use error::ApiError;
@@ -63,6 +66,7 @@ impl Api {
         let mut routes = Routes::new();
         daemon_routes::<B>(&mut routes);
         lab_routes::<B>(&mut routes);
+        peering_routes::<B>(&mut routes);
         report_routes::<B>(&mut routes);
         live_routes::<B>(&mut routes);
         machine_routes::<B>(&mut routes);
@@ -161,6 +165,16 @@ fn lab_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let summary = "The lab's resources and their state.";
     let operation = described::<_, List<Resource>>(routes, "listResources", summary).query(query);
     routes.add(Method::GET, "/v1/labs/{lab}/resources", operation, labs::resources::<B>);
+}
+
+fn peering_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let summary = "The halves of peerings, with state and ranges in force.";
+    let operation = described::<_, List<EffectivePeering>>(routes, "listPeerings", summary);
+    routes.add(Method::GET, "/v1/labs/{lab}/peerings", operation, peerings::list::<B>);
+    let summary = "Brings both halves of a connected peering to the ranges that their networks have now.";
+    let operation = described::<_, EffectivePeering>(routes, "syncPeering", summary);
+    let path = "/v1/labs/{lab}/peerings/{network}/{remote}/sync";
+    routes.add(Method::POST, path, operation, peerings::sync::<B>);
 }
 
 fn report_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {

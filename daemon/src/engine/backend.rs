@@ -13,13 +13,15 @@ use vnet_api::{
 
 use vnet_config::model::Topology;
 use vnet_fabric::Snapshot;
-use vnet_fabric::control::Effect;
+use vnet_fabric::control::{Effect, PeeringState, State};
+use vnet_fabric::effective::{self, EffectivePeering};
 
 use super::input::Input;
 use super::lab::Lab;
 use super::{Engine, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use crate::metrics::{LabCounters, Metrics};
+use crate::worker::monotonic;
 
 /// The engine behind the API.
 #[derive(Clone)]
@@ -100,20 +102,31 @@ fn change(change: vnet_config::Change) -> Change {
     }
 }
 
-/// What the control state did beyond the file's own differences.
+/// What the control state does beyond the file's own differences, or leaves undone.
 fn effect_changes(effects: &[Effect]) -> impl Iterator<Item = Change> {
     effects.iter().filter_map(|effect| {
-        let (path, detail) = match effect {
+        let ((local, remote), kind, detail) = match effect {
             Effect::PeeringRecreated { local, remote } => (
-                format!("virtualNetworks.{local}.peerings.{remote}"),
-                "Disconnected: removed and created anew",
+                (local, remote),
+                ChangeKind::Replace,
+                "both halves deleted and created anew: one was Disconnected, or they were of another type".to_owned(),
             ),
             Effect::PeeringSynced { local, remote } => {
-                (format!("virtualNetworks.{local}.peerings.{remote}"), "synchronised with the changed ranges")
+                ((local, remote), ChangeKind::Update, "both halves synchronised with the changed ranges".to_owned())
+            }
+            Effect::PeeringDisconnected { local, remote } => {
+                let detail = format!("peeringState: Connected -> Disconnected; '{remote}' has no half any more");
+                ((local, remote), ChangeKind::Update, detail)
+            }
+            Effect::PeeringNotInSync { local, remote, level } => {
+                let detail = format!(
+                    "peeringSyncLevel: {level:?}; the former ranges stay in force until: vnetctl peering sync {local}/{remote}"
+                );
+                ((local, remote), ChangeKind::Update, detail)
             }
             Effect::Recompile(_) | Effect::StartTunnel { .. } | Effect::StopTunnel { .. } => return None,
         };
-        Some(Change { kind: ChangeKind::Update, path, details: vec![detail.to_owned()] })
+        Some(Change { kind, path: format!("virtualNetworks.{local}.peerings.{remote}"), details: vec![detail] })
     })
 }
 
@@ -171,9 +184,21 @@ impl Backend for Service {
         let name = lab.to_owned();
         self.blocking(move |engine| {
             let input = load(&name, &request)?;
-            let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
-            let changes = changes(before.as_deref(), &input.topology);
-            Ok(PlanReport { lab: name, creates: before.is_none(), changes, warnings: input.warnings })
+            let view = engine.find(&name).map(|lab| lab.view());
+            let before = view.as_ref().map(|view| &*view.topology);
+            let mut report = PlanReport {
+                lab: name,
+                creates: before.is_none(),
+                changes: changes(before, &input.topology),
+                ..PlanReport::default()
+            };
+            if let Some(view) = view {
+                report.refused = input.refusals(&view.state);
+                let effects = State::clone(&view.state).step(input.event(), monotonic());
+                report.changes.extend(effect_changes(&effects));
+            }
+            report.warnings = input.warnings;
+            Ok(report)
         })
         .await?
     }
@@ -221,6 +246,37 @@ impl Backend for Service {
 
     async fn resources(&self, lab: &str) -> Answer<Vec<Resource>> {
         self.on_lab(lab, |lab| Ok(resources::all(lab))).await
+    }
+
+    async fn peerings(&self, lab: &str) -> Answer<Vec<EffectivePeering>> {
+        self.on_lab(lab, |lab| {
+            let view = lab.view();
+            Ok(effective::peerings(&view.topology, &view.state))
+        })
+        .await
+    }
+
+    async fn sync_peering(&self, lab: &str, local: &str, remote: &str) -> Answer<EffectivePeering> {
+        let (local, remote) = (local.to_owned(), remote.to_owned());
+        self.on_lab(lab, move |lab| {
+            let find = || {
+                let (view, name) = (lab.view(), format!("{local}/{remote}"));
+                let all = effective::peerings(&view.topology, &view.state);
+                all.into_iter()
+                    .find(|half| half.name == name)
+                    .ok_or_else(|| ApiError::not_found("peering", &name))
+            };
+            let state = find()?.peering_state;
+            if state != PeeringState::Connected {
+                let message = format!(
+                    "The peering '{local}/{remote}' is {state:?}: only a connected one is in sync or not."
+                );
+                return Err(ApiError::conflict(message));
+            }
+            lab.sync_peering(&local, &remote)?;
+            find()
+        })
+        .await
     }
 
     async fn flows(&self, lab: &str, limit: usize) -> Answer<FlowReport> {

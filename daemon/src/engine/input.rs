@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use vnet_api::{ApplyRequest, Diagnostic, Severity, TopologyFile};
 use vnet_config::model::Topology;
-use vnet_config::{Attachments, Diagnostics};
+use vnet_config::{Attachments, Diagnostics, SourceMap};
+use vnet_fabric::control::{Event, State};
 
 use crate::api::topology::diagnostic;
 use crate::host::backing::MachineFile;
@@ -20,6 +21,10 @@ pub(super) struct Input {
     pub topology: Arc<Topology>,
     /// What is worth saying about it.
     pub warnings: Vec<Diagnostic>,
+    /// Only its own changes are made, as Azure takes them.
+    pub as_azure: bool,
+    /// Where each value stands in the text.
+    pub source: Arc<SourceMap>,
 }
 
 impl Input {
@@ -41,11 +46,30 @@ impl Input {
                 let mut found = Diagnostics { list: vnet_analysis::lint::lint_file(&loaded), left_out: 0 };
                 found.list.extend(loaded.warnings);
                 found.sort_and_cap();
-                let topology = Arc::new(loaded.topology);
-                Ok(Input { file: file.clone(), topology, warnings: wire(found.list) })
+                Ok(Input {
+                    file: file.clone(),
+                    topology: Arc::new(loaded.topology),
+                    warnings: wire(found.list),
+                    as_azure: request.as_azure,
+                    source: Arc::new(loaded.source),
+                })
             }
             Err(refused) => Err(wire(refused.list)),
         }
+    }
+
+    /// What changes the state to this file.
+    pub(super) fn event(&self) -> Event {
+        let topology = Arc::clone(&self.topology);
+        if self.as_azure { Event::ApplyAsAzure(topology) } else { Event::Apply(topology) }
+    }
+
+    /// What Azure would refuse of the change from `state`, if it is asked.
+    pub(super) fn refusals(&self, state: &State) -> Vec<Diagnostic> {
+        if !self.as_azure {
+            return Vec::new();
+        }
+        self.source.findings(state.refusals(&self.topology)).list.into_iter().map(diagnostic).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use vnet_api::TopologyFile;
+use vnet_api::{ApplyRequest, TopologyFile};
 use vnet_config::model::Topology;
 use vnet_dataplane::{Nanos, PortId, TunnelId};
 use vnet_fabric::control::{Effect, Event, State};
@@ -136,8 +136,15 @@ impl Lab {
     ) -> Result<(Lab, Applied), Failure> {
         let name = input.topology.name.clone();
         let adopted = accepted.is_some();
-        let (mut state, keys) =
-            accepted.map_or_else(Default::default, |accepted| (accepted.state, accepted.keys));
+        let (mut state, keys) = accepted.map_or_else(Default::default, |accepted| {
+            let request = ApplyRequest { topology: accepted.file, as_azure: true };
+            let mut state = accepted.state;
+            // One that this version refuses is compared with nothing.
+            if let Ok(former) = Input::load(&request) {
+                state.resume(former.topology);
+            }
+            (state, accepted.keys)
+        });
         // No session of a tunnel outlives the daemon.
         let tunnels: Vec<String> = state.tunnels.keys().cloned().collect();
         for tunnel in tunnels {
@@ -223,7 +230,11 @@ impl Lab {
             return Err(Failure::Conflict(format!("The lab '{}' has just been taken down.", self.name)));
         };
         let mut state = control.state.clone();
-        let effects = state.step(Event::Apply(Arc::clone(&input.topology)), monotonic());
+        let refused = input.refusals(&state);
+        if !refused.is_empty() {
+            return Err(Failure::RefusedByAzure(refused));
+        }
+        let effects = state.step(input.event(), monotonic());
         let snapshot = vnet_fabric::compile::compile(&input.topology, &state);
         let blueprint = Blueprint::new(&input.topology, &snapshot);
         let mut keys = control.keys.clone();
@@ -374,6 +385,38 @@ impl Lab {
         if let Err(error) = control.programs.prepare(dir, &control.topology, &control.blueprint) {
             tracing::error!(lab = %self.name, %error, "the machines' files could not be brought back");
         }
+    }
+
+    /// Both halves of a peering take over the ranges that their networks have now. What it answers is whether that has
+    /// changed anything.
+    ///
+    /// # Errors
+    /// The lab is gone, or the state cannot be stored: then nothing has changed.
+    pub(super) fn sync_peering(&self, local: &str, remote: &str) -> Result<bool, Failure> {
+        let mut control = self.control();
+        let Some(dir) = control.dir.clone() else {
+            return Err(Failure::Conflict(format!("The lab '{}' has just been taken down.", self.name)));
+        };
+        let mut state = control.state.clone();
+        let event = Event::PeeringSync { local: local.to_owned(), remote: remote.to_owned() };
+        if state.step(event, monotonic()).is_empty() {
+            return Ok(false);
+        }
+        let snapshot = vnet_fabric::compile::compile(&control.topology, &state);
+        // What tunnels accept may follow the ranges; namespaces and devices never do.
+        let mut keys = control.keys.clone();
+        let setups = keys::setups(&snapshot, &mut keys);
+        let accepted = Accepted { file: control.file.clone(), state: state.clone(), keys: keys.clone() };
+        store::save(&dir, &accepted)?;
+        if let Err(error) = self.shared.tunnels().set(setups, monotonic()) {
+            tracing::error!(lab = %self.name, %error, "a tunnel could not be set up");
+        }
+        (control.state, control.keys) = (state, keys);
+        self.publish(&control, snapshot);
+        if let Some(worker) = self.workers.first() {
+            worker.wake();
+        }
+        Ok(true)
     }
 
     /// Takes note of what became of a tunnel, and publishes what follows from it.

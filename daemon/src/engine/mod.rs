@@ -63,6 +63,9 @@ pub enum Failure {
     /// The file is refused.
     #[error("the topology file is refused")]
     Refused(Vec<Diagnostic>),
+    /// Azure would refuse the change in the present state.
+    #[error("Azure would refuse the change in the lab's present state")]
+    RefusedByAzure(Vec<Diagnostic>),
     /// The host refused.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -75,6 +78,7 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> ApiError {
         match failure {
             Failure::Refused(diagnostics) => ApiError::refused(diagnostics),
+            Failure::RefusedByAzure(diagnostics) => ApiError::refused_by_azure(diagnostics),
             Failure::Host(error @ HostError::Busy { .. }) => ApiError::conflict(error.to_string()),
             Failure::Host(error) => ApiError::internal(error.to_string()),
             Failure::Conflict(message) => ApiError::conflict(message),
@@ -199,8 +203,9 @@ impl Engine {
             sweep::remove_lab(name, dir)?;
             return Ok(false);
         };
-        let input =
-            Input::load(&ApplyRequest { topology: accepted.file.clone() }).map_err(Failure::Refused)?;
+        // What is in force stays so: a restart is no apply.
+        let request = ApplyRequest { topology: accepted.file.clone(), as_azure: true };
+        let input = Input::load(&request).map_err(Failure::Refused)?;
         let (lab, _) = Lab::open(&self.options, dir, input, Some(accepted), self.changes.clone(), &|_| {})?;
         self.enlist(lab);
         Ok(true)

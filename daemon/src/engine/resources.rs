@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 use vnet_api::Resource;
-use vnet_fabric::control::State;
+use vnet_fabric::control::{PeeringSyncLevel, State};
+use vnet_fabric::effective::{self, EffectivePeering};
 use vnet_fabric::snapshot::TunnelStatus;
 
 use super::lab::Lab;
@@ -31,13 +32,15 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
     let view = lab.view();
     // The file's types hide their secrets when they are serialised.
     let Ok(Value::Object(file)) = serde_json::to_value(&*view.topology) else { return Vec::new() };
+    let halves = effective::peerings(&view.topology, &view.state);
     let mut all = Vec::new();
     for section in SECTIONS {
         let Some(Value::Object(entries)) = file.get(*section) else { continue };
         for (name, properties) in entries {
             all.push(resource(section, name, properties.clone(), &view.state));
             if *section == "virtualNetworks" {
-                all.extend(peerings(name, properties, &view.state));
+                let prefix = format!("{name}/");
+                all.extend(halves.iter().filter(|half| half.name.starts_with(&prefix)).map(peering));
             }
         }
     }
@@ -76,36 +79,31 @@ fn connection_state(name: &str, state: &State) -> String {
     if found { "Connected" } else { "Unknown" }.to_owned()
 }
 
-fn peerings(network: &str, properties: &Value, state: &State) -> Vec<Resource> {
-    let Some(Value::Object(halves)) = properties.get("peerings") else { return Vec::new() };
-    halves
-        .iter()
-        .map(|(remote, flags)| {
-            let status = state.peerings.get(&format!("{network} -> {remote}"));
-            let flag_names: Vec<&str> = flags
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(_, value)| **value == Value::Bool(true))
-                .map(|(name, _)| name.as_str())
-                .collect();
-            Resource {
-                kind: "peerings".to_owned(),
-                name: format!("{network}/{remote}"),
-                location: None,
-                state: status.map_or_else(|| "Initiated".to_owned(), |status| format!("{:?}", status.state)),
-                summary: flag_names.join(", "),
-                properties: flags.clone(),
-            }
-        })
-        .collect()
+fn peering(half: &EffectivePeering) -> Resource {
+    let sync = match half.peering_sync_level {
+        PeeringSyncLevel::FullyInSync => String::new(),
+        level => format!(", {level:?}"),
+    };
+    Resource {
+        kind: "peerings".to_owned(),
+        name: half.name.clone(),
+        location: None,
+        state: format!("{:?}{sync}", half.peering_state),
+        summary: half.summary(),
+        properties: serde_json::to_value(half).unwrap_or_default(),
+    }
 }
 
 fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String {
     let list = |key: &str| texts(properties.get(key)).join(", ");
     let text = |key: &str| texts(properties.get(key)).join("");
     match kind {
-        "virtualNetworks" => list("addressSpace"),
+        "virtualNetworks" => {
+            let encryption = properties.get("encryption").filter(|own| own["enabled"] == Value::Bool(true));
+            let enforcement =
+                encryption.map(|own| format!(", encryption {}", texts(own.get("enforcement")).join("")));
+            list("addressSpace") + &enforcement.unwrap_or_default()
+        }
         "virtualMachines" => {
             let nics =
                 properties.get("networkInterfaces").and_then(Value::as_array).cloned().unwrap_or_default();

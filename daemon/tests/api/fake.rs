@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use vnet_api::*;
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
+use vnet_fabric::effective::EffectivePeering;
 use vnetd::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use vnetd::metrics::{LabCounters, WorkerCounter};
 
@@ -122,6 +123,19 @@ impl Backend for Fake {
     async fn snapshot(&self, lab: &str) -> Answer<Arc<Snapshot>> {
         self.check(lab)?;
         Ok(Arc::new(vnet_fabric::converge(&hub_spoke()).1))
+    }
+
+    async fn peerings(&self, lab: &str) -> Answer<Vec<EffectivePeering>> {
+        self.check(lab)?;
+        let topology = hub_spoke();
+        let (state, _) = vnet_fabric::converge(&topology);
+        Ok(vnet_fabric::effective::peerings(&topology, &state))
+    }
+
+    async fn sync_peering(&self, lab: &str, local: &str, remote: &str) -> Answer<EffectivePeering> {
+        let name = format!("{local}/{remote}");
+        let all = self.peerings(lab).await?;
+        all.into_iter().find(|half| half.name == name).ok_or_else(|| ApiError::not_found("peering", &name))
     }
 
     async fn flows(&self, lab: &str, limit: usize) -> Answer<FlowReport> {

@@ -237,6 +237,24 @@ async fn predictions_come_from_the_snapshot() {
 }
 
 #[tokio::test]
+async fn peerings_are_listed_and_synced() {
+    let daemon = Daemon::start();
+    daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
+    let (_, all) = daemon.json(Method::GET, "/v1/labs/hub/peerings", None).await;
+    let first = &all["value"][0];
+    assert_eq!(
+        (&first["name"], &first["peeringState"]),
+        (&json!("hub/spoke1"), &json!("Connected")),
+        "{all}"
+    );
+    assert_eq!(first["remoteAddressSpace"], json!({ "addressPrefixes": ["10.1.0.0/16"] }), "{all}");
+    let (status, half) = daemon.json(Method::POST, "/v1/labs/hub/peerings/spoke1/hub/sync", None).await;
+    assert_eq!((status, &half["peeringSyncLevel"]), (StatusCode::OK, &json!("FullyInSync")), "{half}");
+    let (status, error) = daemon.json(Method::POST, "/v1/labs/hub/peerings/spoke1/spoke2/sync", None).await;
+    assert_eq!((status, &error["code"]), (StatusCode::NOT_FOUND, &json!("ResourceNotFound")));
+}
+
+#[tokio::test]
 async fn expectations_are_proved_one_by_one() {
     let daemon = Daemon::start();
     daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
