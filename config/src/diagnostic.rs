@@ -212,6 +212,42 @@ impl Finding {
     }
 }
 
+/// The line with a star for each character of a shared key that it writes out.
+fn without_keys(line: &str) -> Cow<'_, str> {
+    const KEY: &str = "sharedKey";
+    if !line.contains(KEY) {
+        return Cow::Borrowed(line);
+    }
+    // On a line of its own a value without quotes may hold commas.
+    let is_alone = line.trim_start_matches([' ', '-', '"', '\'']).starts_with(KEY);
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find(KEY) {
+        let (before, after) = rest.split_at(at + KEY.len());
+        out.push_str(before);
+        let value = after.trim_start_matches(['"', '\'']).trim_start();
+        let Some(value) = value.strip_prefix(':').map(str::trim_start) else {
+            rest = after;
+            continue;
+        };
+        let quote = value.chars().next().filter(|first| matches!(first, '"' | '\''));
+        let value = quote.map_or(value, |_| &value[1..]);
+        out.push_str(&after[..after.len() - value.len()]);
+        let length = match quote {
+            Some(quote) => value.find(quote),
+            // A mapping says where the key is, and is no secret.
+            None if value.starts_with('{') => Some(0),
+            None if is_alone => None,
+            None => value.find([',', '}']),
+        };
+        let length = length.unwrap_or(value.len());
+        out.extend(value[..length].chars().map(|_| '*'));
+        rest = &value[length..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
 /// Longest part of a source line that is shown.
 const WIDTH_MAX: usize = 160;
 
@@ -246,6 +282,7 @@ impl<'a> Lines<'a> {
         let source = (span.line as usize).checked_sub(1).and_then(|index| self.0.get(index));
         let fits = (span.column as usize) < WIDTH_MAX;
         let source_line = source.filter(|_| fits).map(|line| {
+            let line = without_keys(line);
             line.chars().take(WIDTH_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>()
         });
         let rest = source_line

@@ -1,16 +1,24 @@
 //! The text of a topology that was accepted, so that others can add findings to it.
 
+use std::fmt;
+
 use crate::{
     diagnostic::{Diagnostic, Finding, Lines, Span},
     structure::Positions,
 };
 
 /// Where each value of a topology stands in its text.
-#[derive(Debug)]
 pub struct SourceMap {
     origin: String,
     text: String,
     positions: Positions,
+}
+
+/// The text may hold secrets.
+impl fmt::Debug for SourceMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceMap({}, {} bytes)", self.origin, self.text.len())
+    }
 }
 
 impl SourceMap {

@@ -172,7 +172,7 @@ impl Drop for Folder {
 }
 
 const PUBLISHED: &str = r#"{"changeNumber": 1, "cloud": "Public", "values": [
-    {"name": "Storage", "id": "Storage", "properties": {"region": "", "addressPrefixes": ["20.60.0.0/16", "2603:1000::/40"]}},
+    {"name": "Storage", "id": "Storage", "properties": {"region": "", "addressPrefixes": ["20.60.0.0/16", "2603:1000::1/40"]}},
     {"name": "Storage.EastUS", "id": "Storage.EastUS", "properties": {"region": "eastus", "addressPrefixes": ["20.60.1.0/24"]}},
     {"name": "AzureCloud", "id": "AzureCloud", "properties": {"addressPrefixes": ["20.0.0.0/8"]}},
     {"name": "Sql", "id": "Sql", "properties": {"addressPrefixes": ["40.68.0.0/16"]}}]}"#;
@@ -194,7 +194,9 @@ fn the_published_list_is_read_as_far_as_it_is_used() {
     let tags = &here.topology.service_tags;
     let names: Vec<&str> = tags.tags().map(|(name, _)| name).collect();
     assert_eq!(names, ["Sql", "Storage", "Storage.EastUS"]);
-    assert_eq!(tags.prefixes("Storage").map(<[_]>::len), Some(2));
+    let storage: Vec<String> =
+        tags.prefixes("Storage").expect("prefixes").iter().map(ToString::to_string).collect();
+    assert_eq!(storage, ["20.60.0.0/16", "2603:1000::/40"]);
     // What the topology writes itself stands before the list.
     assert_eq!(
         tags.prefixes("Sql").map(|prefixes| prefixes[0].to_string()).as_deref(),
@@ -218,8 +220,8 @@ fn a_file_that_is_no_published_list_is_refused_where_it_is_named() {
     for (content, wanted) in [
         ("[]", "not Microsoft's list"),
         (
-            r#"{"values": [{"name": "Storage", "properties": {"addressPrefixes": ["10.0.0.1/8"]}}]}"#,
-            "host bits",
+            r#"{"values": [{"name": "Storage", "properties": {"addressPrefixes": ["10.0.0.0/33"]}}]}"#,
+            "which is no prefix",
         ),
     ] {
         let mut attachments = Attachments::default();
@@ -299,4 +301,50 @@ fn others_add_findings_with_places() {
     ]);
     let lines: Vec<u32> = all.list.iter().map(|found| found.line).collect();
     assert_eq!(lines, [4, found.line]);
+}
+
+#[test]
+fn a_finding_shows_no_shared_key() {
+    let text = "
+name: lab
+virtualNetworks: {hub: {addressSpace: [10.0.0.0/16], subnets: {GatewaySubnet: 10.0.1.0/27}}}
+virtualNetworkGateways: {gw: {virtualNetwork: hub, sku: VpnGw1AZ, publicIPAddress: 198.51.100.10}}
+localNetworkGateways: {hq: {gatewayIpAddress: 198.51.100.200}}
+onPremisesSites: {hq: {addressSpace: [192.168.0.0/16], vpnDevice: {publicIPAddress: 198.51.100.200, sharedKey: 'hidden, too'}}}
+connections:
+  a: {connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: hidden-value}
+  b: {connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: {env: VNET_TEST_KEY}}
+";
+    let mut attachments = Attachments::default();
+    attachments.env.insert("VNET_TEST_KEY".to_owned(), "hidden in the environment".to_owned());
+    let found = load_with(text, "test.yaml", &attachments).expect_err("a pair is connected twice");
+    assert_eq!(found.list[0].rule, "connection-twice");
+    let one = text
+        .replace("localNetworkGateway2: hq, sharedKey: {env", "localNetworkGateway2: hr, sharedKey: {env");
+    let one = one.replace(
+        "{hq: {gatewayIpAddress: 198.51.100.200}}",
+        "{hq: {gatewayIpAddress: 198.51.100.200}, hr: {gatewayIpAddress: 198.51.100.201}}",
+    );
+    let loaded = load_with(&one, "test.yaml", &attachments).expect("it loads");
+    let finding = || Finding::warning("some-lint", "something").help("do something");
+    for path in ["connections.a", "connections.a.sharedKey", "onPremisesSites.hq", "connections.b"] {
+        let shown = loaded.finding_at(path, finding()).to_string();
+        assert!(shown.contains("sharedKey") && !shown.contains("hidden"), "{shown}");
+        // What marks the place stays where it was.
+        let found = loaded.finding_at("connections.a.localNetworkGateway2", finding());
+        let line = found.source_line.expect("the line");
+        assert_eq!(&line[found.column as usize - 1..][..2], "hq");
+    }
+    assert!(!format!("{loaded:?}").contains("hidden"));
+    let block = "
+name: lab
+connections:
+  a:
+    connectionType: IPsec
+    virtualNetworkGateway1: gw
+    sharedKey: hidden, with a comma
+    \"sharedKey\": hidden
+";
+    let found = load_with(block, "test.yaml", &attachments).expect_err("a key stands twice");
+    assert!(!found.to_string().contains("hidden"), "{found}");
 }

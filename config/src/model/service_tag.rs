@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Topology,
-    scalar::{AddressSpec, FileSource, parse_cidr},
+    scalar::{AddressSpec, FileSource},
 };
 
 /// What service tags stand for: by tag its prefixes, and `file`, Microsoft's published list.
@@ -59,9 +59,14 @@ impl ServiceTags {
             format!("it is not Microsoft's list of service tags (values[].name and values[].properties.addressPrefixes): {error}")
         })?;
         for value in list.values.into_iter().filter(|value| is_used(&value.name)) {
-            let prefixes: Result<Vec<IpNet>, String> =
-                value.properties.address_prefixes.iter().map(|text| parse_cidr(text)).collect();
-            let prefixes = prefixes.map_err(|error| format!("the tag '{}': {error}", value.name))?;
+            // The list is not the user's: what it writes with host bits is taken as the network that it is in.
+            let prefix = |text: &String| {
+                let net: Option<IpNet> = text.parse().ok();
+                net.map(|net| net.trunc())
+                    .ok_or_else(|| format!("the tag '{}' has '{text}', which is no prefix", value.name))
+            };
+            let prefixes: Vec<IpNet> =
+                value.properties.address_prefixes.iter().map(prefix).collect::<Result<_, _>>()?;
             if self.written.keys().any(|name| name.eq_ignore_ascii_case(&value.name)) {
                 continue;
             }

@@ -223,7 +223,7 @@ mod tests {
             let net: IpNet = net.parse().unwrap();
             assert_eq!(usable(&net), count, "{net}");
             let mut free = net.hosts().filter(|address| !is_reserved(&net, *address));
-            let (lowest, highest) = (free.next(), free.last());
+            let (lowest, highest) = (free.next(), free.next_back());
             assert_eq!(
                 (lowest, highest),
                 (Some(first.parse().unwrap()), Some(last.parse().unwrap())),

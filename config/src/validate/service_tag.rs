@@ -33,6 +33,8 @@ const AZURE_TAGS: &[&str] = &[
     "AzureCosmosDB",
     "AzureDatabricks",
     "AzureDataExplorerManagement",
+    "AzureDataLake",
+    "AzureDevSpaces",
     "AzureDeviceUpdate",
     "AzureDevOps",
     "AzureDigitalTwins",
@@ -152,13 +154,17 @@ pub(crate) fn tag(check: &mut Check<'_, '_>, at: &str, tag: &str, code: Option<&
     }
     let own: Vec<&str> = topology.service_tags.tags().map(|(name, _)| name).collect();
     let known = SERVICE_TAGS.iter().chain(AZURE_TAGS).copied().chain(own);
-    let help = match nearest(tag, known) {
-        Some(known) => format!("did you mean '{known}'?"),
-        None => format!("write a prefix, or add serviceTags: {{{tag}: [PREFIX, ...]}}"),
+    // Azure adds tags: only what looks like a slip is refused.
+    let Some(known) = nearest(tag, known) else {
+        let message = format!("'{tag}' is no service tag that is known here, and matches nothing");
+        let finding = Finding::warning("service-tag-unlisted", message);
+        let help = format!("write a prefix, or add serviceTags: {{{tag}: [PREFIX, ...]}}");
+        check.at(at, finding.help(help));
+        return;
     };
     let mut finding = Finding::error("unknown-service-tag", format!("there is no service tag '{tag}'"));
     finding.code = code;
-    check.at(at, finding.help(help));
+    check.at(at, finding.help(format!("did you mean '{known}'?")));
 }
 
 /// The tags that a route table has as destinations.
