@@ -26,13 +26,28 @@ pub enum Certainty {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleRef {
-    /// The rule in the user's words: `east-west/web/https`, `app/allow-web`, `defaultSecurityRules/DenyAllInBound`,
-    /// `route private (10.0.0.0/8 -> VirtualAppliance 10.0.1.4)`, `peering spoke1 -> hub`.
+    /// The rule in the user's words: `east-west/web/https`, `app/securityRules/allow-web`,
+    /// `app/defaultSecurityRules/DenyAllInBound`, `route private (10.0.0.0/8 -> VirtualAppliance 10.0.1.4)`, `peering spoke1 -> hub`.
     pub name: String,
     /// The rule's id in docs/AZURE-RULES.md, as `ROUTE-LPM`.
     pub azure_rule: String,
     /// How sure we are of that rule.
     pub certainty: Certainty,
+}
+
+/// Whether a user who writes `asked` means the rule of this name: a security group's rule is known by its name with its
+/// group's, `app/allow-web`, and by that without, `securityRules/allow-web`, too.
+pub fn is_called(name: &str, asked: &str) -> bool {
+    let of_group = name.split_once('/').and_then(|(group, rest)| Some((group, rest.split_once('/')?)));
+    match of_group {
+        Some((group, (kind @ ("securityRules" | "defaultSecurityRules"), rule))) => {
+            asked == name
+                || asked
+                    .split_once('/')
+                    .is_some_and(|(first, last)| last == rule && (first == group || first == kind))
+        }
+        _ => asked == name,
+    }
 }
 
 /// An appliance that forwards a packet, by its place in the snapshot.
@@ -201,5 +216,24 @@ impl Trace for NoTrace {
 impl Trace for Vec<Step> {
     fn step(&mut self, build: impl FnOnce() -> Step) {
         self.push(build());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_security_groups_have_shorter_names() {
+        let denied = "app/defaultSecurityRules/DenyAllInBound";
+        for asked in [denied, "defaultSecurityRules/DenyAllInBound", "app/DenyAllInBound"] {
+            assert!(is_called(denied, asked), "{asked}");
+        }
+        for asked in ["db/DenyAllInBound", "DenyAllInBound", "app/securityRules/DenyAllInBound"] {
+            assert!(!is_called(denied, asked), "{asked}");
+        }
+        assert!(is_called("app/securityRules/web", "app/web"));
+        assert!(is_called("east-west/web/https", "east-west/web/https"));
+        assert!(!is_called("east-west/web/https", "east-west/https"));
     }
 }

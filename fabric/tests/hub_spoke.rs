@@ -2,6 +2,7 @@
 
 use vnet_config::model::{Expectation, Verdict};
 use vnet_fabric::path::{PathReport, PathVerdict};
+use vnet_fabric::trace::is_called;
 use vnet_fabric::{converge, path};
 
 fn check(expectation: &Expectation, report: &PathReport) -> Result<(), String> {
@@ -11,7 +12,8 @@ fn check(expectation: &Expectation, report: &PathReport) -> Result<(), String> {
     let via = expectation.via.as_ref().is_none_or(|via| *via == report.via);
     let back = expectation.via_reverse.as_ref().is_none_or(|via| *via == report.via_reverse);
     let rule = expectation.rule.as_ref().is_none_or(|rule| {
-        report.rules.contains(rule) || report.rule.as_ref().is_some_and(|decided| decided.name == *rule)
+        let decided = report.rule.as_ref().map(|decided| &decided.name);
+        report.rules.iter().chain(decided).any(|name| is_called(name, rule))
     });
     if allowed == wanted && reason && via && back && rule {
         return Ok(());

@@ -78,7 +78,7 @@ fn flush_connection_judges_live_flows_again() {
     for (from, packet) in [("client/eth0", data(&syn(22))), ("server/eth0", answer(&syn(22)))] {
         let cut = send_with(&closed, &sessions, from, &packet);
         assert_eq!(dropped(&cut), Reason::NsgDeny, "{from}");
-        assert_eq!(decided_by(&closed, &cut), "g/close");
+        assert_eq!(decided_by(&closed, &cut), "g/securityRules/close");
         assert_eq!(cut.hits.len(), 1);
         // The session stays, so that the server's packets cannot begin the flow anew.
         assert!(cut.revoked.is_empty() && cut.opens.is_empty());
@@ -130,7 +130,10 @@ fn without_tcp_state_tracking_replies_need_rules() {
     assert_eq!(delivered(&untracked, &first), "server/eth0");
     assert!(first.opens.is_empty());
     let reply = send_with(&untracked, &first.opens.to_vec(), "server/eth0", &answer(&syn(80)));
-    assert_eq!((dropped(&reply), decided_by(&untracked, &reply)), (Reason::NsgDeny, "g/close".to_owned()));
+    assert_eq!(
+        (dropped(&reply), decided_by(&untracked, &reply)),
+        (Reason::NsgDeny, "g/securityRules/close".to_owned())
+    );
     // UDP keeps its state.
     let query = packet(Protocol::UDP, "10.0.0.4", "10.0.1.4", 80);
     let sessions = send(&untracked, "client/eth0", &query).opens.to_vec();
@@ -180,10 +183,10 @@ fn platform_tags_judge_the_service_that_they_name() {
         "",
         "",
     );
-    assert_eq!(send_to(&snapshot, Protocol::UDP, "168.63.129.16", 53), "g/no-dns");
+    assert_eq!(send_to(&snapshot, Protocol::UDP, "168.63.129.16", 53), "g/securityRules/no-dns");
     assert_eq!(send_to(&snapshot, Protocol::TCP, "168.63.129.16", 53), "platform");
     assert_eq!(send_to(&snapshot, Protocol::TCP, "168.63.129.16", 80), "platform");
-    assert_eq!(send_to(&snapshot, Protocol::TCP, "169.254.169.254", 80), "g/no-imds");
+    assert_eq!(send_to(&snapshot, Protocol::TCP, "169.254.169.254", 80), "g/securityRules/no-imds");
     assert_eq!(send_to(&snapshot, Protocol::TCP, "168.63.129.16", 1688), "platform");
     let verdict = ask(&snapshot, "server", FlowDirection::Outbound, "10.0.1.4", "169.254.169.254");
     assert_eq!(verdict, "Deny securityRules/no-imds");
@@ -197,7 +200,10 @@ fn health_probes_are_judged_and_answers_of_the_platform_pass() {
     assert_eq!(delivered(&open, &send(&open, "platform", &probe)), "server/eth0");
     let closed = lab_with(&rules(&[close("Inbound")]), "", "");
     let refused = send(&closed, "platform", &probe);
-    assert_eq!((dropped(&refused), decided_by(&closed, &refused)), (Reason::NsgDeny, "g/close".to_owned()));
+    assert_eq!(
+        (dropped(&refused), decided_by(&closed, &refused)),
+        (Reason::NsgDeny, "g/securityRules/close".to_owned())
+    );
     let admitted = lab_with(
         &rules(&[
             rule(
@@ -596,9 +602,9 @@ fn rules_name_protocols_by_number_and_icmp_has_no_ports() {
         let decision = send(&snapshot, "client/eth0", &packet(protocol, "10.0.0.4", "10.0.1.4", port));
         decided_by(&snapshot, &decision)
     };
-    assert_eq!(by(Protocol::ESP, 0), "g/esp");
-    assert_eq!(by(Protocol::AH, 0), "g/ah");
-    assert_eq!(by(Protocol::ICMP, 7), "g/ping");
-    assert_eq!(by(Protocol::UDP, 80), "g/any-80");
-    assert_eq!(by(Protocol::UDP, 81), "g/close");
+    assert_eq!(by(Protocol::ESP, 0), "g/securityRules/esp");
+    assert_eq!(by(Protocol::AH, 0), "g/securityRules/ah");
+    assert_eq!(by(Protocol::ICMP, 7), "g/securityRules/ping");
+    assert_eq!(by(Protocol::UDP, 80), "g/securityRules/any-80");
+    assert_eq!(by(Protocol::UDP, 81), "g/securityRules/close");
 }

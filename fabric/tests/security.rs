@@ -97,7 +97,7 @@ fn the_smallest_priority_that_matches_decides() {
     assert_eq!(delivered(&snapshot, &send(&snapshot, "a/eth0", &syn(80))), "b/eth0");
     let denied = send(&snapshot, "a/eth0", &syn(22));
     assert_eq!(dropped(&denied), Reason::NsgDeny);
-    assert_eq!(snapshot.rule(denied.decided_by.unwrap()).unwrap().reference.name, "g/rest");
+    assert_eq!(snapshot.rule(denied.decided_by.unwrap()).unwrap().reference.name, "g/securityRules/rest");
     assert_eq!(denied.hits.len(), 1);
 }
 
@@ -106,7 +106,10 @@ fn both_groups_must_allow() {
     let nic = ", networkSecurityGroup: closed";
     let snapshot = two(WEB, ", networkSecurityGroup: g", nic);
     let denied = send(&snapshot, "a/eth0", &syn(80));
-    assert_eq!(snapshot.rule(denied.decided_by.unwrap()).unwrap().reference.name, "closed/none");
+    assert_eq!(
+        snapshot.rule(denied.decided_by.unwrap()).unwrap().reference.name,
+        "closed/securityRules/none"
+    );
     let order: Vec<String> = effective_nsg(&snapshot, "b")
         .unwrap()
         .value

@@ -91,7 +91,7 @@ impl Fabric {
             travel.rule = decision
                 .decided_by
                 .and_then(|rule| self.snapshot.rule(rule))
-                .map(|rule| rule.reference.name.clone());
+                .map(|rule| short_name(&rule.reference.name));
             rewrite(&mut travel.tuple, &decision.actions);
             match decision.verdict {
                 Verdict::Drop(reason) => {
@@ -348,5 +348,13 @@ impl Subject for Fabric {
             wrong.push(format!("later packet {ongoing:?}, new session {again:?}"));
         }
         wrong
+    }
+}
+
+/// A security group's rule as the worked examples name it: a user's with its group, a default one without.
+fn short_name(name: &str) -> String {
+    match name.split_once('/') {
+        Some((_, rest)) if rest.starts_with("defaultSecurityRules/") => rest.to_owned(),
+        _ => name.replacen("/securityRules/", "/", 1),
     }
 }

@@ -150,14 +150,19 @@ fn rules_of(topology: &Topology) -> HashSet<String> {
         }
     }
     for (name, group) in &topology.network_security_groups {
-        rules.extend(group.security_rules.iter().map(|rule| format!("{name}/{}", rule.name)));
+        for rule in &group.security_rules {
+            rules.insert(format!("{name}/{}", rule.name));
+            rules.insert(format!("{name}/securityRules/{}", rule.name));
+        }
     }
     rules
 }
 
 fn rule_exists(check: &mut Check<'_, '_>, at: &str, places: &Places<'_>, rule: &str) {
     // Built-in rules and routes are named by what they do, and are not in the file.
-    let is_built_in = rule.starts_with("defaultSecurityRules/") || !rule.contains('/') || rule.contains(' ');
+    let is_built_in = rule.split('/').any(|part| part == "defaultSecurityRules")
+        || !rule.contains('/')
+        || rule.contains(' ');
     if is_built_in || places.rules.contains(rule) {
         return;
     }

@@ -13,6 +13,7 @@ use vnet_api::{
 };
 use vnet_config::Topology;
 use vnet_config::model::{Expectation, Verdict};
+use vnet_fabric::trace::is_called;
 
 use super::App;
 use super::backend::{Answer, Backend};
@@ -129,8 +130,9 @@ fn judge(expectation: &Expectation, result: &ProbeResult) -> Vec<String> {
     }
     if let Some(rule) = &expectation.rule {
         // Of several rules on the way, as a firewall's and a security group's, the expectation names one.
-        let got = if result.rules.contains(rule) { Some(rule) } else { result.rule.as_ref() };
-        differ("rule", rule, got.map_or("none", |rule| rule));
+        let met = result.rules.iter().chain(&result.rule).any(|name| is_called(name, rule));
+        let got = if met { rule } else { result.rule.as_deref().unwrap_or("none") };
+        differ("rule", rule, got);
     }
     if let Some(source) = expectation.source_seen_as {
         let seen = result.source_seen_as.map_or_else(|| "nothing".to_owned(), |seen| seen.to_string());

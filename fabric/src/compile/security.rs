@@ -105,8 +105,9 @@ impl Builder<'_> {
         let defaults = if direction == Direction::Inbound { DEFAULT_INBOUND } else { DEFAULT_OUTBOUND };
         for (rule, priority, source, destination, access) in defaults {
             let shown = format!("defaultSecurityRules/{rule}");
-            let hits = nsg_hits(name, shown.clone(), direction, access);
-            let id = self.rule(name, &shown, AzureRule::NsgDefault, Some(hits));
+            let full = format!("{name}/{shown}");
+            let id =
+                self.rule("", &full, AzureRule::NsgDefault, Some(nsg_hits(name, shown, direction, access)));
             rules.push(Rule {
                 id,
                 allow: access == Access::Allow,
@@ -126,8 +127,10 @@ impl Builder<'_> {
     }
 
     fn security_rule(&mut self, group: &str, rule: &SecurityRule, place: &Place) -> Rule {
-        let hits = nsg_hits(group, format!("securityRules/{}", rule.name), rule.direction, rule.access);
-        let id = self.rule("", &format!("{group}/{}", rule.name), AzureRule::NsgFirstMatch, Some(hits));
+        let shown = format!("securityRules/{}", rule.name);
+        let full = format!("{group}/{shown}");
+        let hits = nsg_hits(group, shown, rule.direction, rule.access);
+        let id = self.rule("", &full, AzureRule::NsgFirstMatch, Some(hits));
         let protocols = protocols(rule.protocol);
         let ports = |ranges: &[PortRange]| if protocols.portless() { Vec::new() } else { port_list(ranges) };
         Rule {
