@@ -35,7 +35,9 @@ pub fn refused_changes(before: &Topology, after: &Topology) -> Vec<(String, Find
 
 fn in_use(found: &mut Vec<(String, Finding)>, (network, subnet): (&str, &str), gone: &IpNet, user: &str) {
     let message = format!("{gone} of '{network}/{subnet}' cannot be taken away: {user} is in the subnet");
-    let finding = Finding::error("subnet-in-use", message).code("InUseSubnetCannotBeUpdated");
+    let finding = Finding::error("subnet-in-use", message)
+        .code("InUseSubnetCannotBeUpdated")
+        .azure_rule("CHANGE-SUBNET-IN-USE");
     let help = format!("put {user} elsewhere, apply, and change the range then");
     found.push((format!("virtualNetworks.{network}.subnets.{subnet}.addressPrefixes"), finding.help(help)));
 }
@@ -99,7 +101,7 @@ fn moved(
     let stays_peered = earlier.peerings.keys().any(|remote| later.peerings.contains_key(remote));
     if earlier.subscription != later.subscription && stays_peered {
         let message = format!("'{name}' cannot move to another subscription while it is peered");
-        let finding = Finding::error("network-move-peered", message);
+        let finding = Finding::error("network-move-peered", message).azure_rule("CHANGE-SUBSCRIPTION");
         let help = "remove its peerings, apply, and change the subscription then";
         found.push((format!("virtualNetworks.{name}.subscription"), finding.help(help)));
     }
@@ -107,7 +109,9 @@ fn moved(
 
 fn another_region(path: &str, [before, after]: [&str; 2]) -> (String, Finding) {
     let message = format!("it is in {before} and cannot move to {after}");
-    let finding = Finding::error("other-region-than-before", message).code("InvalidResourceLocation");
+    let finding = Finding::error("other-region-than-before", message)
+        .code("InvalidResourceLocation")
+        .azure_rule("CHANGE-REGION");
     (format!("{path}.location"), finding.help("remove it, apply, and add it in the other region then"))
 }
 

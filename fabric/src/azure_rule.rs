@@ -45,6 +45,9 @@ azure_rules! {
     AddressDynamic = "ADDRESS-DYNAMIC", Inferred, "dynamic allocation takes the lowest free address";
     AddressFirewall = "ADDRESS-FIREWALL", Observed, "a firewall has the first usable address of its subnet";
     AddressGateway = "ADDRESS-GATEWAY", Observed, "a single gateway instance has the last usable address of GatewaySubnet";
+    ChangeSubnetInUse = "CHANGE-SUBNET-IN-USE", Documented, "a subnet keeps its range while something is deployed in it";
+    ChangeRegion = "CHANGE-REGION", Inferred, "a resource stays in its region";
+    ChangeSubscription = "CHANGE-SUBSCRIPTION", Documented, "a network stays in its subscription while it is peered";
     RouteLpm = "ROUTE-LPM", Documented, "the longest prefix wins, then user before gateway before system";
     RouteVnetLocal = "ROUTE-VNET-LOCAL", Documented, "one system route for each range of the network";
     RoutePeering = "ROUTE-PEERING", Documented, "one system route for each range of a connected peer";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use common::*;
 use vnet_config::Topology;
 use vnet_dataplane::{Nanos, Protocol};
+use vnet_fabric::azure_rule::AzureRule;
 use vnet_fabric::control::{Effect, PeeringState, PeeringSyncLevel};
 use vnet_fabric::effective::peerings;
 use vnet_fabric::snapshot::Snapshot;
@@ -275,4 +276,36 @@ fn transit_is_refused_as_in_the_worked_example() {
         lab.state.step(Event::Apply(Arc::new(topology(next))), Nanos::ZERO);
         assert_eq!(lab.state.refusals(&topology(next)).len(), 0);
     }
+}
+
+#[test]
+fn what_is_deployed_holds_its_subnet_region_and_subscription() {
+    let text = |range: &str, location: &str, subscription: &str| {
+        format!(
+            "
+name: held
+virtualNetworks:
+  a: {{addressSpace: [10.0.0.0/16], location: {location}, subscription: {subscription}, subnets: {{s: {range}}}, peerings: {{b: {{}}}}}}
+  b: {{addressSpace: [10.1.0.0/16], peerings: {{a: {{}}}}}}
+virtualMachines: {{m: {{subnet: a/s}}}}
+"
+        )
+    };
+    let mut lab = Azure::default();
+    lab.ok(&text("10.0.0.0/24", "eastus", "s1"));
+    let refused = |code: &str| Err(vec![code.to_owned()]);
+    assert_eq!(lab.apply(&text("10.0.0.0/25", "eastus", "s1")), refused("InUseSubnetCannotBeUpdated"));
+    assert_eq!(lab.apply(&text("10.0.0.0/24", "westus", "s1")), refused("InvalidResourceLocation"));
+    assert_eq!(lab.apply(&text("10.0.0.0/24", "eastus", "s2")), refused("network-move-peered"));
+    lab.ok(&text("{addressPrefixes: [10.0.0.0/24, 10.0.9.0/24]}", "eastus", "s1"));
+    // Each names a rule that the list has.
+    let known: Vec<&str> = AzureRule::ALL.iter().map(|rule| rule.id()).collect();
+    let after = topology(&text("10.0.0.0/25", "westus", "s2"));
+    let source = vnet_config::load(&text("10.0.0.0/25", "westus", "s2"), "test.yaml", None).unwrap().source;
+    let found = source.findings(lab.state.refusals(&after)).list;
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(
+        found.iter().all(|one| known.contains(&one.azure_rule.as_deref().unwrap_or_default())),
+        "{found:?}"
+    );
 }

@@ -31,6 +31,7 @@ impl State {
         }
         change.gateways_added();
         change.gateways_removed();
+        change.found.extend(vnet_config::refused_changes(before, wanted));
         change.found
     }
 }
