@@ -229,6 +229,23 @@ impl Walker<'_, '_> {
         None
     }
 
+    /// Something else where properties or named entries are expected.
+    fn no_mapping(&mut self, node: &Node, schema: &'static Json, path: &str) -> Option<Json> {
+        let message = format!("a mapping is expected here, not {}", node.describe());
+        let properties = schema.get("properties").and_then(Json::as_object);
+        let has_names = schema.get("additionalProperties").is_some_and(Json::is_object);
+        let help = match properties {
+            _ if has_names => "write a name and a colon before each entry".to_owned(),
+            Some(properties) => {
+                let known: Vec<&str> = names_of(properties).collect();
+                format!("write {{PROPERTY: VALUE, ...}}; known here: {}", known.join(", "))
+            }
+            None => "write {NAME: VALUE, ...}".to_owned(),
+        };
+        self.error(node.span, path, Finding::error("wrong-type", message).help(help));
+        None
+    }
+
     /// `{name: X, tier: X}` in place of `X`: REST's object form.
     fn object_form(
         &mut self,
@@ -249,6 +266,12 @@ impl Walker<'_, '_> {
             return None;
         };
         let resolved = self.resolve(schema);
+        if let (true, Value::Scalar { text, plain }) = (names.contains(&"id"), &inner.value) {
+            // A resource's id ends with its name.
+            let text = text.rsplit('/').next().unwrap_or(text).to_owned();
+            let inner = Node { span: inner.span, value: Value::Scalar { text, plain: *plain } };
+            return self.typed(&inner, resolved, path);
+        }
         self.typed(inner, resolved, path)
     }
 
@@ -329,7 +352,7 @@ impl Walker<'_, '_> {
         let entries = match &node.value {
             Value::Map(entries) => entries.as_slice(),
             Value::Null => &[],
-            _ => return self.mismatch(node, "a mapping", path),
+            _ => return self.no_mapping(node, schema, path),
         };
         if let Some(inner) = schema.get("additionalProperties").filter(|inner| inner.is_object()) {
             let fixed = schema.get("properties").and_then(Json::as_object);

@@ -124,6 +124,32 @@ regions: {latency: {East US: {westus2: 70}}}
 }
 
 #[test]
+fn references_are_taken_as_rest_writes_them() {
+    let id = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network";
+    let text = format!(
+        "
+name: lab
+virtualNetworks:
+  v:
+    addressSpace: {{addressPrefixes: [10.0.0.0/16]}}
+    subnets:
+      a: {{addressPrefix: 10.0.0.0/24, routeTable: {{id: {id}/routeTables/t}}, networkSecurityGroup: {{id: n}}, natGateway: {{id: {id}/natGateways/g}}}}
+virtualMachines: {{m: {{subnet: v/a, networkSecurityGroup: {{id: {id}/networkSecurityGroups/n}}}}}}
+routeTables: {{t: {{}}}}
+networkSecurityGroups: {{n: {{}}}}
+natGateways: {{g: {{publicIPAddress: 203.0.113.10}}}}
+"
+    );
+    let topology = topology(&text);
+    let subnet = &topology.virtual_networks["v"].subnets["a"];
+    assert_eq!(subnet.route_table.as_deref(), Some("t"));
+    assert_eq!(subnet.network_security_group.as_deref(), Some("n"));
+    assert_eq!(subnet.nat_gateway.as_deref(), Some("g"));
+    let nic = &topology.virtual_machines["m"].network_interfaces[0];
+    assert_eq!(nic.network_security_group.as_deref(), Some("n"));
+}
+
+#[test]
 fn a_route_names_its_appliances_by_its_type() {
     let topology = topology(EGRESS);
     let table = &topology.route_tables["t"];

@@ -143,14 +143,14 @@ fn changed_ranges_wait_for_a_sync_as_in_the_worked_example() {
         rows
     };
     let old = "Default Active 10.0.0.0/16 VNetPeering".to_owned();
-    assert_eq!(to_a(&lab), [old.clone()]);
+    assert_eq!(to_a(&lab), std::slice::from_ref(&old));
     // The next apply does not sync either, nor does a restart of the daemon.
     lab.ok(&more("10.7.0.0/16"));
     let stored = serde_json::to_string(&lab.state).unwrap();
     lab.state = serde_json::from_str(&stored).unwrap();
     lab.state.resume(lab.file.clone().unwrap());
     lab.ok(&more("10.7.0.0/16"));
-    assert_eq!(to_a(&lab), [old.clone()]);
+    assert_eq!(to_a(&lab), std::slice::from_ref(&old));
 
     let sync = Event::PeeringSync { local: "a".into(), remote: "b".into() };
     let effects = lab.state.step(sync.clone(), Nanos::ZERO);

@@ -21,6 +21,7 @@ pub struct AzureFirewall {
     pub sku: FirewallSku,
     /// Name of its policy; without one it denies everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub firewall_policy: Option<String>,
     /// Its public addresses: literals, or names of `publicIPAddresses`.
     #[serde(default, rename = "publicIPAddresses", skip_serializing_if = "Vec::is_empty")]
@@ -61,6 +62,7 @@ pub struct FirewallPolicy {
     pub sku: Option<FirewallSku>,
     /// Name of the policy that it inherits from; the parent's rules come first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub base_policy: Option<String>,
     /// What threat intelligence does.
     #[serde(default)]

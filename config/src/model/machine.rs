@@ -66,6 +66,7 @@ pub struct NetworkInterface {
     pub disable_tcp_state_tracking: bool,
     /// Name of the NSG that guards the NIC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub network_security_group: Option<String>,
     /// Names of the application security groups that it belongs to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

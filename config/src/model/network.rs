@@ -49,6 +49,7 @@ pub struct VirtualNetwork {
     pub flow_timeout_in_minutes: Option<u8>,
     /// Name of a DDoS protection plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub ddos_protection_plan: Option<String>,
 }
 
@@ -92,15 +93,18 @@ pub struct Subnet {
     pub address_prefixes: Vec<IpNet>,
     /// Name of the NSG that guards the subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub network_security_group: Option<String>,
     /// Name of the route table that the subnet uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub route_table: Option<String>,
     /// False in a private subnet: no way out to the Internet without an explicit one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_outbound_access: Option<bool>,
     /// Name of the NAT gateway that packets for the Internet leave by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
     pub nat_gateway: Option<String>,
     /// Services whose public addresses are reached by the service's own route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -55,7 +55,9 @@ fn routes(check: &mut Check<'_, '_>, name: &str, table: &RouteTable) {
 fn next_hop(check: &mut Check<'_, '_>, path: &str, route: &Route) {
     let is_one = route.next_hop_type == NextHopType::VirtualAppliance;
     let is_several = route.next_hop_type == NextHopType::VirtualApplianceEcmp;
-    if is_one && route.next_hop_ip_address.is_none() {
+    let is_wrong = |property: &str| check.is_dropped(&format!("{path}.{property}"));
+    let (address_is_wrong, list_is_wrong) = (is_wrong("nextHopIpAddress"), is_wrong("nextHop"));
+    if is_one && route.next_hop_ip_address.is_none() && !address_is_wrong {
         let message = format!("the route '{}' names no appliance", route.name);
         let finding = Finding::error("appliance-without-address", message);
         check.at(
@@ -63,7 +65,7 @@ fn next_hop(check: &mut Check<'_, '_>, path: &str, route: &Route) {
             finding.help("add nextHopIpAddress: the private address of the appliance"),
         );
     }
-    if is_several && route.next_hop.is_none() {
+    if is_several && route.next_hop.is_none() && !list_is_wrong {
         let message = format!("the route '{}' names no appliances", route.name);
         let finding = Finding::error("appliance-without-address", message);
         check.at(
