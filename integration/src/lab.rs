@@ -249,6 +249,25 @@ impl Lab {
         self.ctl(&["apply", &self.file.to_string_lossy()])
     }
 
+    /// Applies a topology as Azure takes the change.
+    ///
+    /// # Errors
+    /// The command does not run; that it refuses is in its output.
+    pub fn apply_as_azure(&self, topology: &str) -> Result<Output> {
+        self.write(topology)?;
+        self.ctl(&["apply", "--as-azure", &self.file.to_string_lossy()])
+    }
+
+    /// What an apply of a topology would do, with more arguments to `plan`.
+    ///
+    /// # Errors
+    /// The command does not run; that it refuses is in its output.
+    pub fn plan(&self, topology: &str, arguments: &[&str]) -> Result<Output> {
+        self.write(topology)?;
+        let file = self.file.to_string_lossy();
+        self.ctl(&[&["plan", &*file], arguments].concat())
+    }
+
     fn write(&self, topology: &str) -> Result<()> {
         let (lines, names): (Vec<&str>, Vec<&str>) =
             topology.lines().partition(|line| !line.starts_with("name:"));
