@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
+use ipnet::IpNet;
+
 use super::{Check, Owners};
 use crate::{
     diagnostic::Finding,
@@ -171,18 +173,37 @@ fn fits(check: &mut Check<'_, '_>, one: &Use<'_>, name: &str, public: &PublicIpA
     }
 }
 
+/// A NIC has one public address of each family that its subnet has.
 fn families(check: &mut Check<'_, '_>) {
     let topology = check.topology;
     for (name, machine) in &topology.virtual_machines {
         for (index, nic) in machine.network_interfaces.iter().enumerate() {
+            let path = format!("virtualMachines.{name}.networkInterfaces[{index}].publicIPAddresses");
             let v4 = nic.public_ip_addresses.iter().filter(|address| address.is_ipv4()).count();
             if v4 > 1 || nic.public_ip_addresses.len() - v4 > 1 {
-                let path = format!("virtualMachines.{name}.networkInterfaces[{index}].publicIPAddresses");
                 let finding = Finding::error(
                     "public-addresses-of-nic",
                     "a NIC has one public address of each family at most",
                 );
                 check.at(&path, finding.help("keep one IPv4 and one IPv6 address"));
+            }
+            let network = topology.virtual_networks.get(&nic.subnet.virtual_network);
+            let Some(subnet) = network.and_then(|network| network.subnets.get(&nic.subnet.subnet)) else {
+                continue;
+            };
+            for (position, address) in nic.public_ip_addresses.iter().enumerate() {
+                let has_family = |net: &IpNet| net.addr().is_ipv4() == address.is_ipv4();
+                if !subnet.address_prefixes.iter().any(has_family) {
+                    let message = format!(
+                        "{address} has no private address to stand for: {} has no prefix of its family",
+                        nic.subnet
+                    );
+                    let finding = Finding::error("public-address-family", message);
+                    check.at(
+                        &format!("{path}[{position}]"),
+                        finding.help("remove it, or give the subnet a prefix of both families"),
+                    );
+                }
             }
         }
     }

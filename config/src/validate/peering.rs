@@ -70,7 +70,7 @@ fn pair(
         check.at_name(path, finding.help("give one of the two networks another range"));
     }
     let cloud = |network: &'_ VirtualNetwork| network.cloud.as_deref().unwrap_or(PUBLIC_CLOUD).to_lowercase();
-    if cloud(network) != cloud(remote) {
+    if cloud(network) != cloud(remote) && (earlier || remote_half.is_none()) {
         let finding = Finding::error(
             "peering-across-clouds",
             format!("'{name}' and '{remote_name}' are in different clouds"),

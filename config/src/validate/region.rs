@@ -16,7 +16,27 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     for (path, location) in places {
         known(check, &path, location);
     }
+    clouds(check);
     latency_table(check);
+}
+
+/// Azure's clouds, as its tools name them.
+const CLOUDS: &[&str] = &[PUBLIC_CLOUD, "AzureChinaCloud", "AzureUSGovernment"];
+
+fn clouds(check: &mut Check<'_, '_>) {
+    for (name, network) in &check.topology.virtual_networks {
+        let Some(cloud) = &network.cloud else { continue };
+        if CLOUDS.iter().any(|known| known.eq_ignore_ascii_case(cloud)) {
+            continue;
+        }
+        let message = format!("'{}' is no cloud of Azure that is known here", super::shown(cloud));
+        let help = match nearest(cloud, CLOUDS.iter().copied()) {
+            Some(known) => format!("did you mean '{known}'?"),
+            None => format!("one of {}", CLOUDS.join(", ")),
+        };
+        let finding = Finding::warning("unknown-cloud", message);
+        check.at(&format!("virtualNetworks.{name}.cloud"), finding.help(help));
+    }
 }
 
 fn collect<'t>(check: &Check<'t, '_>, places: &mut Vec<(String, &'t str)>) {
