@@ -51,17 +51,19 @@ impl<'a> Builder<'a> {
         let mut layer = Lpm::default();
         for endpoint in endpoints {
             let shown = format!("service endpoint {}", endpoint.service);
-            let service: Arc<str> = endpoint.service.as_str().into();
-            for prefix in self.topology.endpoint_prefixes(endpoint) {
+            let prefixes = self.topology.endpoint_prefixes(endpoint);
+            let Some(first) = prefixes.first() else { continue };
+            let new = NewRoute {
+                prefix: *first,
+                source: RouteSource::Default,
+                next_hop: NextHop::ServiceEndpoint,
+                shown: Some(&shown),
+            };
+            let route = self.route("", AzureRule::RouteServiceEndpoint, new);
+            let route = Route { list: Some(endpoint.service.as_str().into()), ..route };
+            for prefix in prefixes {
                 if layer.get(&prefix).is_none() {
-                    let new = NewRoute {
-                        prefix,
-                        source: RouteSource::Default,
-                        next_hop: NextHop::ServiceEndpoint,
-                        shown: Some(&shown),
-                    };
-                    let route = self.route("", AzureRule::RouteServiceEndpoint, new);
-                    layer.insert(prefix, Route { list: Some(service.clone()), ..route });
+                    layer.insert(prefix, Route { prefix, ..route.clone() });
                 }
             }
         }

@@ -131,20 +131,13 @@ impl Builder<'_> {
                     (AzureRule::RouteServiceTag, prefixes, Some(Arc::from(tag.as_str())))
                 }
             };
+            let Some(first) = prefixes.first() else { continue };
+            // One handle for all prefixes of a tag.
+            let new = NewRoute { prefix: *first, source: RouteSource::User, next_hop, shown: Some(&shown) };
+            let name = Some(route.name.as_str().into());
+            let compiled = Route { name, list, ..self.route(table, azure, new) };
             let rank = rank(&route.address_prefix);
-            for prefix in prefixes {
-                let new = NewRoute {
-                    prefix: *prefix,
-                    source: RouteSource::User,
-                    next_hop: next_hop.clone(),
-                    shown: Some(&shown),
-                };
-                let compiled = self.route(table, azure, new);
-                all.push((
-                    rank,
-                    Route { name: Some(route.name.as_str().into()), list: list.clone(), ..compiled },
-                ));
-            }
+            all.extend(prefixes.iter().map(|prefix| (rank, Route { prefix: *prefix, ..compiled.clone() })));
         }
         all.sort_by_key(|(rank, _)| *rank);
         let mut routes = Lpm::default();
