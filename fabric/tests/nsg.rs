@@ -342,6 +342,39 @@ routeTables: {{t: {{routes: [{{name: all, addressPrefix: {table}, nextHopType: V
     assert_eq!(inbound(&specific, "m", "10.0.0.4"), "Allow defaultSecurityRules/AllowVnetInBound");
 }
 
+/// Propagation off in `s`; a peering of listed subnets to a hub with a gateway that knows 192.168.0.0/16.
+#[test]
+fn a_subnet_peering_brings_its_own_prefixes_into_the_tag() {
+    let snapshot = lab("
+name: subnets
+virtualNetworks:
+  v:
+    addressSpace: [10.0.0.0/16]
+    subnets:
+      s: {addressPrefix: 10.0.0.0/24, routeTable: t, networkSecurityGroup: g}
+      other: {addressPrefix: 10.0.1.0/24, networkSecurityGroup: g}
+    peerings: {h: {peerCompleteVnets: false, localSubnetNames: [s], remoteSubnetNames: [shared], useRemoteGateways: true}}
+  h:
+    addressSpace: [10.1.0.0/16]
+    subnets: {shared: 10.1.0.0/24, hidden: 10.1.1.0/24, GatewaySubnet: 10.1.255.0/27}
+    peerings: {v: {peerCompleteVnets: false, localSubnetNames: [shared], remoteSubnetNames: [s], allowGatewayTransit: true}}
+virtualMachines: {m: {subnet: v/s}, n: {subnet: v/other}}
+networkSecurityGroups: {g: {}}
+routeTables: {t: {disableBgpRoutePropagation: true, routes: []}}
+virtualNetworkGateways: {gw: {virtualNetwork: h, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10]}}
+localNetworkGateways: {hq: {gatewayIpAddress: 198.51.100.200, localNetworkAddressSpace: [192.168.0.0/16]}}
+connections: {c: {connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: k}}
+");
+    let tag = |vm: &str| {
+        let group = effective_nsg(&snapshot, vm).unwrap().value.remove(0);
+        let rules = group.effective_security_rules.into_iter();
+        let mut rule = rules.filter(|rule| rule.name == "defaultSecurityRules/AllowVnetInBound");
+        rule.next().unwrap().expanded_source_address_prefix
+    };
+    assert_eq!(tag("m"), ["10.0.0.0/16", "10.1.0.0/24", "168.63.129.16/32", "192.168.0.0/16"]);
+    assert_eq!(tag("n"), ["10.0.0.0/16", "10.1.0.0/24", "168.63.129.16/32"]);
+}
+
 #[test]
 fn a_verdict_that_rests_on_a_user_route_in_the_tag_says_so() {
     let snapshot = lab("

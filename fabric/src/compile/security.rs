@@ -9,9 +9,10 @@ use vnet_config::model::{
 use vnet_dataplane::Protocol;
 
 use super::Builder;
+use super::tags::TagPlace;
 use crate::azure_rule::AzureRule;
 use crate::snapshot::HitKind;
-use crate::snapshot::network::{Nsg, Subnet};
+use crate::snapshot::network::Nsg;
 use crate::snapshot::rules::{AddressSet, Protocols, Rule, RuleSet, Written, port_list};
 use crate::snapshot::tags::{PlatformService, Tags, platform_service};
 
@@ -29,8 +30,8 @@ const DEFAULT_OUTBOUND: [DefaultRule; 3] = [
     ("DenyAllOutBound", 65500, "*", "*", Access::Deny),
 ];
 
-/// Groups that were compiled already, by name, network and route table: what tags and members depend on.
-type Compiled = HashMap<(String, usize, Option<Arc<str>>), Arc<Nsg>>;
+/// Groups that were compiled already, by name and by what tags and members depend on.
+type Compiled = HashMap<(String, TagPlace), Arc<Nsg>>;
 
 impl Builder<'_> {
     pub(super) fn security_groups(&mut self) {
@@ -62,12 +63,11 @@ impl Builder<'_> {
     ) -> Option<Arc<Nsg>> {
         let name = name?;
         let group = self.topology.network_security_groups.get(name)?;
-        let Subnet { network, route_table, .. } = &self.snapshot.subnets[subnet];
-        let key = (name.to_owned(), *network, route_table.clone());
+        let key = (name.to_owned(), self.tag_place(subnet));
         if let Some(known) = compiled.get(&key) {
             return Some(known.clone());
         }
-        let place = Place { network: *network, tags: self.tags(subnet) };
+        let place = Place { network: self.snapshot.subnets[subnet].network, tags: self.tags(subnet) };
         let nsg = Arc::new(Nsg {
             name: name.into(),
             inbound: RuleSet::new(self.direction(name, group, &place, Direction::Inbound)),

@@ -10,17 +10,26 @@ use super::Builder;
 use super::routes::reserved_prefixes;
 use crate::snapshot::PLATFORM_ADDRESS;
 use crate::snapshot::lpm::subtract;
+use crate::snapshot::network::Subnet;
 use crate::snapshot::tags::Tags;
 
 /// Ranges beside the private ones that are no part of the Internet.
 const NOT_PUBLIC: [&str; 6] =
     ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "168.63.129.16/32", "224.0.0.0/3", "ff00::/8"];
 
+/// What tags depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TagPlace {
+    network: usize,
+    route_table: Option<Arc<str>>,
+    /// Whether the subnet takes part in the network's effective gateway.
+    uses_gateway: bool,
+}
+
 /// Tags that were worked out already.
 #[derive(Debug, Default)]
 pub(super) struct KnownTags {
-    /// By network and route table: nothing else of a subnet matters.
-    by_place: HashMap<(usize, Option<Arc<str>>), Arc<Tags>>,
+    by_place: HashMap<TagPlace, Arc<Tags>>,
     internet: HashMap<usize, Arc<[IpNet]>>,
     published: Option<Arc<HashMap<String, Vec<IpNet>>>>,
 }
@@ -28,14 +37,13 @@ pub(super) struct KnownTags {
 impl Builder<'_> {
     /// The tags as a subnet sees them. Azure does not say whose user routes count: here those of the subnet's own table.
     pub(super) fn tags(&mut self, subnet: usize) -> Arc<Tags> {
-        let subnet = &self.snapshot.subnets[subnet];
-        let (network, table) = (subnet.network, subnet.route_table.clone());
-        let place = (network, table.clone());
+        let place = self.tag_place(subnet);
         if let Some(known) = self.tags.by_place.get(&place) {
             return known.clone();
         }
-        let table = table.and_then(|name| self.topology.route_tables.get(&*name));
-        let without_routes = self.without_routes(network);
+        let table = place.route_table.as_deref().and_then(|name| self.topology.route_tables.get(name));
+        let network = place.network;
+        let without_routes = self.without_routes(network, place.uses_gateway);
         let mut virtual_network = without_routes.clone();
         virtual_network.extend(table.into_iter().flat_map(|table| self.user_prefixes(table)));
         let tags = Arc::new(Tags {
@@ -46,6 +54,15 @@ impl Builder<'_> {
         });
         self.tags.by_place.insert(place, tags.clone());
         tags
+    }
+
+    pub(super) fn tag_place(&self, subnet: usize) -> TagPlace {
+        let Subnet { network, route_table, .. } = &self.snapshot.subnets[subnet];
+        TagPlace {
+            network: *network,
+            route_table: route_table.clone(),
+            uses_gateway: self.uses_gateway(subnet),
+        }
     }
 
     /// The network's own ranges and those of connected peers that this half gives access to.
@@ -61,11 +78,12 @@ impl Builder<'_> {
     }
 
     /// What is inside, what the effective gateway leads to, and the platform's address. What a gateway knows counts whether
-    /// or not the subnet takes its routes: the tag is the network's.
-    fn without_routes(&self, network: usize) -> Vec<IpNet> {
+    /// or not the subnet's table keeps its routes out: the tag is the network's.
+    fn without_routes(&self, network: usize, uses_gateway: bool) -> Vec<IpNet> {
         let mut prefixes = self.inside(network);
         prefixes.push(PLATFORM_ADDRESS.into());
-        if let Some(gateway) = self.snapshot.networks[network].gateway.index() {
+        let gateway = self.snapshot.networks[network].gateway.index().filter(|_| uses_gateway);
+        if let Some(gateway) = gateway {
             prefixes.extend(self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix));
         }
         prefixes
