@@ -427,3 +427,70 @@ fn a_firewalls_ports_run_out() {
         Verdict::Deliver(at) if at == port(&snapshot, "internet")
     ));
 }
+
+#[test]
+fn a_service_sees_the_private_source() {
+    // Two networks of the same range: the answer comes back to whoever has asked.
+    let snapshot = lab("
+name: services
+virtualNetworks:
+  one: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, serviceEndpoints: [Microsoft.Storage], natGateway: out}}}
+  two: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, serviceEndpoints: [Microsoft.Storage]}}}
+natGateways: {out: {publicIPAddresses: [203.0.113.1]}}
+virtualMachines: {a: {subnet: one/s}, b: {subnet: two/s}}
+serviceTags: {Storage: [203.0.113.64/26]}
+internet: {hosts: {store: 203.0.113.80}}
+");
+    for from in ["a/eth0", "b/eth0"] {
+        let sent = packet(Protocol::TCP, "10.0.0.4", EXAMPLE, 443);
+        let (seen, to, _) = out_and_back(&snapshot, from, &sent);
+        assert_eq!((seen.as_str(), to.as_str()), ("10.0.0.4", from));
+    }
+    let unasked = send(&snapshot, "internet", &packet(Protocol::TCP, EXAMPLE, "10.0.0.4", 22));
+    assert_eq!(dropped(&unasked), Reason::NoListener);
+    assert!(snapshot.edge_prefixes().contains(&"10.0.0.0/16".parse().unwrap()));
+}
+
+#[test]
+fn an_appliance_is_assumed_to_translate() {
+    let snapshot = lab("
+name: appliance
+virtualNetworks:
+  hub: {addressSpace: [10.0.0.0/16], subnets: {nva: 10.0.2.0/24}, peerings: {spoke: {allowForwardedTraffic: true}}}
+  spoke: {addressSpace: [10.1.0.0/16], subnets: {app: {addressPrefix: 10.1.0.0/24, routeTable: via}}, peerings: {hub: {allowForwardedTraffic: true}}}
+routeTables: {via: {routes: [{name: all, addressPrefix: 0.0.0.0/0, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.2.4}]}}
+virtualMachines:
+  web: {subnet: spoke/app}
+  nva: {networkInterfaces: [{subnet: hub/nva, enableIPForwarding: true, publicIPAddress: 203.0.113.10}]}
+internet: {hosts: {example: 203.0.113.80}}
+");
+    for protocol in [ProbeProtocol::Tcp, ProbeProtocol::Icmp] {
+        let report = path(&snapshot, "web", "example", protocol, None).unwrap();
+        assert_eq!(report.reason, None, "{report:#?}");
+        assert_eq!(report.source_seen_as, Some("203.0.113.10".parse().unwrap()));
+        assert_eq!(
+            (report.via.join(" "), report.via_reverse.join(" ")),
+            ("nva".to_owned(), "nva".to_owned())
+        );
+        assert!(report.assumptions.iter().any(|text| text.contains("translate")), "{:?}", report.assumptions);
+    }
+}
+
+#[test]
+fn a_basic_address_is_open_without_a_security_group() {
+    let text = |sku: &str| {
+        format!(
+            "
+name: basic
+publicIPAddresses: {{web: {{ipAddress: 203.0.113.10, sku: {sku}}}}}
+virtualNetworks: {{v: {{addressSpace: [10.0.0.0/16], subnets: {{s: 10.0.0.0/24}}}}}}
+virtualMachines: {{web: {{subnet: v/s, publicIPAddress: web}}}}
+"
+        )
+    };
+    let sent = packet(Protocol::TCP, EXAMPLE, "203.0.113.10", 80);
+    let basic = lab(&text("Basic"));
+    assert_eq!(delivered(&basic, &send(&basic, "internet", &sent)), "web/eth0");
+    let standard = lab(&text("Standard"));
+    assert_eq!(dropped(&send(&standard, "internet", &sent)), Reason::NsgDeny);
+}

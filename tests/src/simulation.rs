@@ -129,6 +129,16 @@ impl Simulation {
         }
     }
 
+    /// Lets time pass in which nobody sends.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(250);
+            self.settle();
+            self.wires.frames.clear();
+        }
+    }
+
     /// Packets that came in and were made, and packets that went out and were dropped: equal, if none is lost.
     pub fn balance(&self) -> (u64, u64) {
         let ledger = self.router.ledger();

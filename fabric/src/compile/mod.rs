@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use vnet_config::model::{NetworkInterface, Topology, VirtualMachine, VpnGatewayHop};
+use vnet_config::model::{NetworkInterface, PublicIpSku, Topology, VirtualMachine, VpnGatewayHop};
 use vnet_dataplane::PortId;
 
 use crate::azure_rule::AzureRule;
@@ -290,7 +290,8 @@ impl<'a> Builder<'a> {
         for outside in &nic.public_ip_addresses {
             if let Some(inside) = addresses.iter().find(|inside| inside.is_ipv4() == outside.is_ipv4()) {
                 public.push((*inside, *outside));
-                self.own_edge_address(*outside, EdgeAddress::Nic { nic: index, private: *inside });
+                let open = self.topology.public_ip_sku(*outside) == PublicIpSku::Basic;
+                self.own_edge_address(*outside, EdgeAddress::Nic { nic: index, private: *inside, open });
             }
         }
         for group in &nic.application_security_groups {

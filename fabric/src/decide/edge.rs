@@ -300,7 +300,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let snapshot = self.snapshot;
         let public = self.tuple.destination;
         match snapshot.edge_owners.get(&public).copied() {
-            Some(EdgeAddress::Nic { nic, private }) => self.enter_nic(nic, private),
+            Some(EdgeAddress::Nic { nic, private, open }) => self.enter_nic(nic, private, open),
             Some(EdgeAddress::NatGateway(index)) => {
                 let gateway = &snapshot.nat_gateways[index];
                 self.return_by(self.translation_of(gateway), gateway.network)
@@ -320,7 +320,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
-    fn enter_nic(&mut self, index: usize, private: IpAddr) -> Next {
+    fn enter_nic(&mut self, index: usize, private: IpAddr, open: bool) -> Next {
         let snapshot = self.snapshot;
         let nic = &snapshot.nics[index];
         let name = self.port_name(nic);
@@ -330,7 +330,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             None => self.stand_for_destination(translator, private),
         }
         let guarded = nic.nic_nsg.is_some() || nic.subnet_nsg.is_some();
-        if !guarded && !self.answers_nic(nic) {
+        if !guarded && !open && !self.answers_nic(nic) {
             let rule = snapshot.check(AzureRule::NsgPublicNeedsNsg);
             return self.drop(Reason::NsgDeny, rule, name, || {
                 format!(

@@ -1,13 +1,17 @@
 //! One direction of a path: decision after decision, through tunnels and machines that forward.
 
+use std::net::IpAddr;
+
 use smallvec::SmallVec;
-use vnet_dataplane::{Action, FiveTuple, PacketMeta, PortId, Reason, TunnelId};
+use vnet_dataplane::session::reply_to;
+use vnet_dataplane::{Action, FiveTuple, FunctionId, PacketMeta, PortId, Reason, TunnelId};
 
 use crate::decide::{HOPS_MAX, decide};
-use crate::decision::{SessionOpen, Verdict};
+use crate::decision::{SessionOpen, SessionSide, SessionView, Verdict};
 use crate::snapshot::network::Owner;
+use crate::snapshot::routes::NextHop;
 use crate::snapshot::{HitKind, Snapshot, TunnelPeer};
-use crate::trace::{Hop, RuleId, Trace};
+use crate::trace::{Hop, RuleId, Step, StepKind, Trace};
 
 /// What became of a packet.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub(super) struct Way {
 pub(super) enum Assumption {
     /// The machine of this NIC forwards.
     Forwards(usize),
+    /// The machine of this NIC translates to its own address what it forwards to the Internet.
+    Translates(usize),
     /// What the user's device at the other end of this tunnel does is not known.
     Device(TunnelId),
     /// What the host's own network does with the packet is not known.
@@ -37,6 +43,12 @@ impl Assumption {
         match self {
             Assumption::Forwards(nic) => {
                 format!("{} is assumed to forward", snapshot.hop_name(Hop::Nic(nic)))
+            }
+            Assumption::Translates(nic) => {
+                let machine = snapshot.hop_name(Hop::Nic(nic));
+                format!(
+                    "{machine} is assumed to translate to its own address what it forwards to the Internet"
+                )
             }
             Assumption::HostNetwork => {
                 "it leaves by the host's own network: what answers there is not known".to_owned()
@@ -87,7 +99,7 @@ pub(super) fn follow<T: Trace>(
         way.decided_by = decisive(snapshot, &way, decision.decided_by, decision.verdict);
         way.delay_ns += delay(snapshot, &decision.actions);
         rewrite(&mut packet.tuple, &decision.actions);
-        match after(snapshot, &mut way, decision.verdict, &packet) {
+        match after(snapshot, &mut way, decision.verdict, (&mut packet.tuple, sessions), trace) {
             Ok(next) => port = next,
             Err(end) => {
                 way.end = end;
@@ -114,7 +126,8 @@ fn after(
     snapshot: &Snapshot,
     way: &mut Way,
     verdict: Verdict,
-    packet: &PacketMeta,
+    (tuple, sessions): (&mut FiveTuple, &mut Vec<SessionOpen>),
+    trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
     match verdict {
         Verdict::Drop(reason) => Err(WayEnd::Dropped(reason)),
@@ -128,7 +141,7 @@ fn after(
             }
             _ => Err(WayEnd::Dropped(Reason::TunnelDown)),
         },
-        Verdict::Deliver(port) => delivered(snapshot, way, port, packet),
+        Verdict::Deliver(port) => delivered(snapshot, way, port, (tuple, sessions), trace),
     }
 }
 
@@ -136,23 +149,70 @@ fn delivered(
     snapshot: &Snapshot,
     way: &mut Way,
     port: PortId,
-    packet: &PacketMeta,
+    (tuple, sessions): (&mut FiveTuple, &mut Vec<SessionOpen>),
+    trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
-    let destination = packet.tuple.destination;
-    let arrived = Err(WayEnd::Arrived(port, packet.tuple));
+    let destination = tuple.destination;
+    let arrived = Err(WayEnd::Arrived(port, *tuple));
     match snapshot.owner(port) {
         Some(Owner::Nic(nic)) if snapshot.port(port).is_some_and(|info| !info.has_address(destination)) => {
             way.assumptions.push(Assumption::Forwards(nic));
-            Ok(leaves_by(snapshot, nic, destination))
+            let out = leaves_by(snapshot, nic, destination);
+            if let Some(own) = translates_to(snapshot, out, tuple) {
+                way.assumptions.push(Assumption::Translates(nic));
+                let before = tuple.source;
+                trace.step(|| translated(snapshot, nic, format!("the source {before} becomes {own}")));
+                sessions.push(SessionOpen {
+                    reply: Some(reply_to(tuple, own, tuple.source_port)),
+                    ..SessionOpen::new(assumed(out), *tuple, RuleId(0))
+                });
+                tuple.source = own;
+            }
+            Ok(out)
+        }
+        Some(Owner::Nic(nic)) => {
+            let found = sessions.find(assumed(port), tuple);
+            let Some(found) = found.filter(|found| found.side == SessionSide::Reply) else {
+                return arrived;
+            };
+            *tuple = found.original.reversed();
+            let inside = tuple.destination;
+            trace.pass(Hop::Nic(nic));
+            trace.step(|| {
+                translated(snapshot, nic, format!("the destination {destination} becomes {inside}"))
+            });
+            Ok(leaves_by(snapshot, nic, tuple.destination))
         }
         Some(Owner::InternetEdge) if snapshot.internet_addresses.contains(&destination) => arrived,
         Some(Owner::InternetEdge) if snapshot.host_egress => {
             way.assumptions.push(Assumption::HostNetwork);
             Err(WayEnd::Beyond)
         }
-        Some(Owner::InternetEdge) => Err(WayEnd::Outside(packet.tuple)),
+        Some(Owner::InternetEdge) => Err(WayEnd::Outside(*tuple)),
         _ => arrived,
     }
+}
+
+/// The address to which a forwarding machine translates the source, as it has to where the Internet is next.
+fn translates_to(snapshot: &Snapshot, out: PortId, tuple: &FiveTuple) -> Option<IpAddr> {
+    let Some(Owner::Nic(nic)) = snapshot.owner(out) else { return None };
+    let port = snapshot.port(out)?;
+    let route = snapshot.subnets[snapshot.nics[nic].subnet].routes.lookup(tuple.destination)?;
+    if route.next_hop != NextHop::Internet || port.has_address(tuple.source) {
+        return None;
+    }
+    let own = port.addresses.iter().map(ipnet::IpNet::addr);
+    own.into_iter().find(|own| own.is_ipv4() == tuple.source.is_ipv4())
+}
+
+fn translated(snapshot: &Snapshot, nic: usize, text: String) -> Step {
+    let at = snapshot.port(snapshot.nics[nic].port).map_or("", |port| &port.name);
+    Step::new(StepKind::Translate, at, text, None)
+}
+
+/// What a machine is assumed to translate is kept as a session of a function that no snapshot has.
+fn assumed(port: PortId) -> FunctionId {
+    FunctionId(u32::MAX - port.0)
 }
 
 /// The NIC by which a forwarding machine sends on: the one whose subnet holds the destination, else the primary one.

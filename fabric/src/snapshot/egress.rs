@@ -65,10 +65,11 @@ pub(crate) fn firewall_ports(addresses: &[IpAddr]) -> PortPool<'_> {
 /// Whose a public address is that the internet edge takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EdgeAddress {
-    /// A NIC's, for this private address.
+    /// A NIC's, for this private address; `open` where it takes what no security group guards against.
     Nic {
         nic: usize,
         private: IpAddr,
+        open: bool,
     },
     NatGateway(usize),
     /// Azure's own, lent to this network.
