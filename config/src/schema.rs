@@ -146,8 +146,10 @@ fn object_form(schema: &mut Json) {
         }
     }
     let names: Vec<&str> = names.as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    // The loader takes the first name that is there; what REST writes beside it, as `tier: Regional`, is not read.
+    let beside = |index: usize| if index == 0 { value.clone() } else { json!({"type": "string"}) };
     let properties: Map<String, Json> =
-        names.iter().map(|name| ((*name).to_owned(), value.clone())).collect();
+        names.iter().enumerate().map(|(index, name)| ((*name).to_owned(), beside(index))).collect();
     let object = json!({"type": "object", "properties": properties, "additionalProperties": false});
     out.insert("anyOf".to_owned(), json!([value, object]));
     *schema = Json::Object(out);

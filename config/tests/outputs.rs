@@ -102,6 +102,8 @@ fn the_schema_has_the_short_forms_written_out() {
     assert!(space.to_string().contains("addressPrefixes"), "{space}");
     let sku = &schema["$defs"]["VirtualNetworkGateway"]["properties"]["sku"];
     assert!(sku["anyOf"][1]["properties"].get("tier").is_some(), "{sku}");
+    let address = &schema["$defs"]["PublicIpAddress"]["anyOf"][1]["properties"]["sku"]["anyOf"][1];
+    assert_eq!(address["properties"]["tier"], serde_json::json!({"type": "string"}), "{address}");
 }
 
 #[test]
