@@ -7,4 +7,5 @@
 pub mod compare;
 pub mod conformance;
 pub mod lint;
+pub mod search;
 pub mod space;

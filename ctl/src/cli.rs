@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
-    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, schema, show, test,
-    traffic, validate,
+    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, schema, search, show,
+    test, traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -112,6 +112,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  vnetctl matrix\n  vnetctl matrix tcp/443 --file examples/hub-spoke.yaml"
     )]
     Matrix(matrix::Matrix),
+    /// Who can reach a machine, by which packets: over every header, not by samples.
+    #[command(after_help = "Examples:\n  vnetctl search --to db --port 22\n  \
+        vnetctl search --to db --from internet --explain --file examples/hub-spoke.yaml")]
+    Search(search::Search),
     /// Compare effective routes or rules with what Azure printed.
     #[command(after_help = "Examples:\n  vnetctl compare effective-routes web az.json\n  \
         vnetctl compare effective-nsg web az.json --file examples/hub-spoke.yaml")]
@@ -172,6 +176,7 @@ impl Command {
             Command::NsgDiagnostics(verb) => verb.run(context).await,
             Command::Path(verb) => verb.run(context).await,
             Command::Matrix(verb) => verb.run(context).await,
+            Command::Search(verb) => verb.run(context).await,
             Command::Compare(verb) => verb.run(context).await,
             Command::Test(verb) => verb.run(context).await,
             Command::Ping(verb) => verb.run(context).await,

@@ -91,3 +91,65 @@ fn strict_makes_errors_of_warnings() {
     let fine = run(&["validate", "--strict", "examples/two-peered.yaml"]);
     assert_eq!(code(&fine), 0, "{}", stderr(&fine));
 }
+
+#[test]
+fn search_answers_over_every_header_and_says_by_what() {
+    let output = run(&["search", "--to", "web", "--protocol", "tcp", "--file", EXAMPLE, "-o", "json"]);
+    let report = json(&output);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let by = |from: &str, port: u64| -> Vec<String> {
+        let all = report["allowed"].as_array().expect("a list");
+        let holds = |range: &serde_json::Value| {
+            let text = range.as_str().expect("a range");
+            let (low, high) = text.split_once('-').unwrap_or((text, text));
+            (low.parse::<u64>().expect("a port")..=high.parse().expect("a port")).contains(&port)
+        };
+        let rows = all.iter().filter(|row| {
+            row["from"] == from && row["destinationPorts"].as_array().expect("ports").iter().any(holds)
+        });
+        rows.map(|row| row["rule"].as_str().expect("a rule").to_owned()).collect()
+    };
+    assert_eq!(by("pc", 443), ["app/allow-https"]);
+    assert_eq!(by("pc", 442), ["defaultSecurityRules/AllowVnetInBound"]);
+    assert_eq!(by("pc", 22), Vec::<String>::new());
+    assert_eq!(by("db", 443), ["east-west/web/https"]);
+    assert_eq!(by("db", 444), Vec::<String>::new());
+    assert_eq!(report["denied"], serde_json::json!([]));
+    let explained = stdout(&run(&["search", "--to", "web", "--port", "22", "--explain", "--file", EXAMPLE]));
+    assert!(explained.contains("app/deny-ssh-from-hq") && explained.contains("FirewallDeny"), "{explained}");
+    let nobody = run(&["search", "--to", "web", "--from", "batch", "--file", EXAMPLE]);
+    assert_eq!(code(&nobody), 1, "{}", stdout(&nobody));
+    let unknown = run(&["search", "--to", "nobody", "--file", EXAMPLE]);
+    assert_eq!(code(&unknown), 2, "{}", stderr(&unknown));
+    let wrong = run(&["search", "--to", "web", "--protocol", "icmp", "--port", "22", "--file", EXAMPLE]);
+    assert_eq!(code(&wrong), 64, "{}", stderr(&wrong));
+}
+
+#[test]
+fn search_knows_the_internet_as_a_set_of_addresses() {
+    let lab = "name: lab\nvirtualNetworks:\n  v: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, networkSecurityGroup: g}}}\n\
+        virtualMachines: {web: {subnet: v/s, publicIPAddress: 203.0.113.10}, other: {subnet: v/s}}\n\
+        networkSecurityGroups:\n  g:\n    securityRules:\n      \
+        - {name: partner, priority: 100, direction: Inbound, access: Allow, protocol: Tcp, sourceAddressPrefix: 198.51.100.0/25, destinationAddressPrefix: '*', destinationPortRange: 443}\n";
+    let (_directory, paths) = files(&[("lab.yaml", lab)]);
+    let report = json(&run(&[
+        "search",
+        "--to",
+        "web",
+        "--from",
+        "internet",
+        "--explain",
+        "--file",
+        &paths[0],
+        "-o",
+        "json",
+    ]));
+    let allowed = report["allowed"].as_array().expect("a list");
+    assert_eq!(allowed.len(), 1, "{report}");
+    assert_eq!(allowed[0]["from"], "internet");
+    assert_eq!(allowed[0]["sourceAddresses"], serde_json::json!(["198.51.100.0/25"]));
+    assert_eq!(allowed[0]["destinationPorts"], serde_json::json!(["443"]));
+    assert_eq!(allowed[0]["destination"], "203.0.113.10");
+    let denied = report["denied"].as_array().expect("a list");
+    assert!(denied.iter().all(|row| row["rule"] == "defaultSecurityRules/DenyAllInBound"), "{report}");
+}

@@ -1,9 +1,17 @@
 //! What questions about a whole snapshot look at: its rule sets, and all that can tell two headers apart.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::snapshot::Snapshot;
-use crate::snapshot::rules::RuleSet;
+use ipnet::IpNet;
+use vnet_config::model::PortRange;
+use vnet_dataplane::PortId;
+
+use crate::snapshot::network::{GatewayPath, Nsg};
+use crate::snapshot::routes::{NextHop, Route};
+use crate::snapshot::rules::{AddressSet, RuleSet};
+use crate::snapshot::{METADATA_ADDRESS, PLATFORM_ADDRESS, Snapshot};
 
 /// A security group as one NIC or subnet has it.
 #[derive(Clone, Copy, Debug)]
@@ -33,5 +41,132 @@ impl Snapshot {
             }
         }
         groups
+    }
+}
+
+/// Ports at which rules begin or end: between two neighbours no rule tells ports apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortBoundaries {
+    /// First ports of classes of source ports, as rules see a flow's first packet. Holds 0.
+    pub source: BTreeSet<u16>,
+    /// The same of destination ports.
+    pub destination: BTreeSet<u16>,
+    /// The same of source ports where rules judge answers anew: an answer's destination port is the first packet's source
+    /// port.
+    pub source_with_answers: BTreeSet<u16>,
+    /// The same of destination ports.
+    pub destination_with_answers: BTreeSet<u16>,
+}
+
+/// Adds where ranges begin, and where what is behind them does.
+fn mark(into: &mut BTreeSet<u16>, ranges: &[PortRange]) {
+    into.extend(ranges.iter().map(|range| range.from));
+    into.extend(ranges.iter().filter_map(|range| range.to.checked_add(1)));
+}
+
+/// Adds the prefixes of a rule's sets.
+fn prefixes_of(rules: &RuleSet, into: &mut BTreeSet<IpNet>) {
+    for rule in rules.rules() {
+        for set in [&rule.source, &rule.destination] {
+            if let AddressSet::Prefixes(prefixes) = set {
+                into.extend(prefixes.iter().copied());
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// The rule sets that packets between these ports can meet: the groups of the ports themselves and of every NIC that
+    /// forwards, and every firewall's. No other NIC is passed by a packet that is not its own.
+    fn rules_between(&self, ends: &[PortId]) -> Vec<&RuleSet> {
+        let nics = self.nics.iter().filter(|nic| nic.forwarding || ends.contains(&nic.port));
+        let mut groups: Vec<&Arc<Nsg>> = Vec::new();
+        for group in nics.flat_map(|nic| [&nic.subnet_nsg, &nic.nic_nsg]).flatten() {
+            if !groups.iter().any(|known| Arc::ptr_eq(known, group)) {
+                groups.push(group);
+            }
+        }
+        let firewalls = self.firewalls.iter().map(|firewall| &firewall.rules);
+        groups.into_iter().flat_map(|group| [&group.inbound, &group.outbound]).chain(firewalls).collect()
+    }
+
+    /// What tells ports apart for packets between these ports of the router.
+    pub fn port_boundaries(&self, ends: &[PortId]) -> PortBoundaries {
+        let mut found = PortBoundaries::default();
+        for rule in self.rules_between(ends).into_iter().flat_map(RuleSet::rules) {
+            mark(&mut found.source, &rule.source_ports);
+            mark(&mut found.destination, &rule.destination_ports);
+        }
+        found.source.insert(0);
+        found.destination.insert(0);
+        found.source_with_answers = found.source.union(&found.destination).copied().collect();
+        found.destination_with_answers = found.source_with_answers.clone();
+        found
+    }
+
+    /// Every prefix by which something in the snapshot tells addresses apart: rules, routes, ranges, holders, tunnels,
+    /// translations. Two addresses that lie in the same of these are the same to every decision but for the spreading
+    /// of flows over equal paths.
+    pub fn address_boundaries(&self) -> BTreeSet<IpNet> {
+        let mut all: BTreeSet<IpNet> = BTreeSet::new();
+        for group in self.security_groups() {
+            prefixes_of(group.inbound, &mut all);
+            prefixes_of(group.outbound, &mut all);
+        }
+        for firewall in &self.firewalls {
+            prefixes_of(&firewall.rules, &mut all);
+            all.extend(firewall.snat.untranslated.iter().copied());
+            all.extend(
+                firewall.snat.public.iter().chain(&firewall.snat.instances).map(|ip| IpNet::from(*ip)),
+            );
+        }
+        for subnet in &self.subnets {
+            all.extend(subnet.routes.prefixes());
+        }
+        for network in &self.networks {
+            all.extend(network.ranges.iter().copied());
+            all.extend(network.owners.keys().map(|ip| IpNet::from(*ip)));
+            all.extend(network.peering_ranges.iter().map(|(prefix, _)| prefix));
+        }
+        for gateway in &self.gateways {
+            all.extend(gateway.table.iter().map(|(prefix, _)| prefix));
+            all.extend(gateway.public.iter().map(|ip| IpNet::from(*ip)));
+        }
+        for tunnel in &self.tunnels {
+            all.extend(tunnel.accepts.iter().map(|(prefix, ())| prefix));
+            all.extend([tunnel.spec.local, tunnel.spec.remote].map(IpNet::from));
+        }
+        for site in &self.sites {
+            all.extend(site.ranges.iter().copied());
+            all.extend(site.hosts.keys().map(|ip| IpNet::from(*ip)));
+            all.extend(site.table.iter().map(|(prefix, _)| prefix));
+        }
+        all.extend(self.edge_prefixes.iter().copied());
+        all.extend(self.internet_addresses.iter().chain(self.edge_owners.keys()).map(|ip| IpNet::from(*ip)));
+        all.extend([PLATFORM_ADDRESS, METADATA_ADDRESS].map(IpNet::from));
+        all
+    }
+
+    /// Public addresses that stand for private ones of this port.
+    pub fn public_addresses(&self, port: PortId) -> Vec<IpAddr> {
+        let nic = self.nics.iter().find(|nic| nic.port == port);
+        nic.map(|nic| nic.public.iter().map(|(_, public)| *public).collect()).unwrap_or_default()
+    }
+
+    /// Ranges of all networks and sites.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        let networks = self.networks.iter().flat_map(|network| network.ranges.iter().copied());
+        networks.chain(self.sites.iter().flat_map(|site| site.ranges.iter().copied()))
+    }
+
+    /// Whether flows between the same addresses may take different ways, by a hash of their addresses and ports.
+    pub fn spreads_flows(&self) -> bool {
+        let ecmp = |route: &Route| matches!(route.next_hop, NextHop::VirtualApplianceEcmp(_));
+        let several = |path: &GatewayPath| path.tunnels.len() > 1;
+        self.subnets
+            .iter()
+            .any(|subnet| subnet.routes.user.iter().any(|layer| layer.iter().any(|(_, route)| ecmp(route))))
+            || self.gateways.iter().any(|gateway| gateway.table.iter().any(|(_, path)| several(path)))
+            || self.sites.iter().any(|site| site.table.iter().any(|(_, path)| several(path)))
     }
 }

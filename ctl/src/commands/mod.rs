@@ -21,6 +21,7 @@ pub(crate) mod path;
 pub(crate) mod peering;
 pub(crate) mod ping;
 pub(crate) mod schema;
+pub(crate) mod search;
 pub(crate) mod show;
 pub(crate) mod test;
 pub(crate) mod traffic;

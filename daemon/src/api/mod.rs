@@ -26,6 +26,7 @@ use axum::http::{Method, StatusCode};
 use axum::routing::get;
 use schemars::JsonSchema;
 use serde_json::Value;
+use vnet_analysis::search::SearchReport;
 use vnet_api::{
     ApplyEvent, ApplyRequest, DoctorReport, DropReport, ExecRequest, FlowReport, GatewayReport, Health,
     LabSummary, LogReport, MatrixReport, NDJSON, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
@@ -206,6 +207,10 @@ fn report_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let operation =
         described::<_, MatrixReport>(routes, "getMatrix", "All pairs, verdict and way.").query(query);
     routes.add(Method::GET, "/v1/labs/{lab}/matrix", operation, reports::matrix::<B>);
+    let query = routes.query::<reports::SearchQuery>();
+    let summary = "Who can reach an end, by which packets, over every header.";
+    let operation = described::<_, SearchReport>(routes, "search", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/search", operation, reports::search::<B>);
     let request = routes.schema::<TestRequest>();
     let summary = "Proves the expect list, or that of the file sent along, with real packets.";
     let operation = streamed::<_, TestEvent>(routes, "test", summary).request(request);

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use vnet_analysis::search::{self, Query, SearchProtocol, SearchReport, Senders};
 use vnet_api::{MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
 use vnet_config::model::{AddressSpec, PortRange, SecurityProtocol};
 use vnet_fabric::effective::{
@@ -106,6 +107,18 @@ pub(crate) struct MatrixQuery {
     service: Service,
 }
 
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct SearchQuery {
+    /// A machine, host, firewall, gateway or address.
+    to: String,
+    /// any (if left out), internet, or the name of one machine, host or site.
+    from: Option<String>,
+    /// The destination port; every port if none is given.
+    port: Option<u16>,
+    /// The protocol; if none is given TCP with a port, else every one.
+    protocol: Option<SearchProtocol>,
+}
+
 fn with_nic(vm: &str, nic: Option<&str>) -> String {
     nic.map_or_else(|| vm.to_owned(), |nic| format!("{vm}/{nic}"))
 }
@@ -186,6 +199,27 @@ pub(crate) async fn path<B: Backend>(
         None
     };
     Ok(Json(PathAnswer { prediction, probe }))
+}
+
+pub(crate) async fn search<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<SearchQuery>,
+) -> Answer<Json<SearchReport>> {
+    let snapshot = app.backend.snapshot(&lab).await?;
+    let question = Query {
+        to: query.to,
+        from: match query.from.as_deref() {
+            None | Some("any") => Senders::Any,
+            Some("internet") => Senders::Internet,
+            Some(name) => Senders::Name(name.to_owned()),
+        },
+        protocols: query.protocol.into_iter().collect(),
+        port: query.port,
+    };
+    let found = tokio::task::spawn_blocking(move || search::search(&snapshot, &question)).await;
+    let report = found.map_err(|_| ApiError::internal("The search could not be made."))?;
+    Ok(Json(report?))
 }
 
 pub(crate) async fn matrix<B: Backend>(

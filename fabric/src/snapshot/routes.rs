@@ -115,6 +115,12 @@ impl SubnetRoutes {
         ]
     }
 
+    /// The prefixes of all routes that packets may take.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let layers = self.layers().into_iter().chain([self.service_endpoints.as_ref()]).flatten();
+        layers.flat_map(|layer| layer.iter().map(|(prefix, _)| prefix))
+    }
+
     /// The route for a destination: a service endpoint's before all others, then the longest prefix, then user before gateway
     /// before system. Gateway routes that Azure ranks below the routes of the network and its peers, however specific, are not
     /// in the gateway layer.

@@ -1,0 +1,422 @@
+//! Who can reach an end, by which packets: answered for every header by equivalence classes.
+//!
+//! A decision looks at a header in three ways only: whether an address lies in a prefix (of a rule, a route, a range, a
+//! tunnel), which single address it is (holders, translations), and whether a port lies in a rule's range. So two headers
+//! whose addresses lie in the same prefixes and whose ports lie in the same ranges are the same to every step, and one of
+//! them stands for all: [`vnet_fabric::path::judge`] gives its verdict, and that of its answer. The classes are the cells
+//! between all places where such a prefix or range begins or ends ([`Snapshot::address_boundaries`],
+//! [`Snapshot::port_boundaries`]). Their number, not that of headers, is what an answer costs.
+//!
+//! Two things are told apart by neither. Flows that are spread over equal paths by a hash of their ports: several members of
+//! a class are judged then, and a set of which only some pass says so. And what sessions have used up, as ports for
+//! translation: a prediction is about a lab without traffic.
+
+mod classes;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vnet_config::model::PortRange;
+use vnet_dataplane::{PortId, Protocol};
+use vnet_fabric::Snapshot;
+use vnet_fabric::effective::QuestionError;
+use vnet_fabric::path::{Endpoint, Outcome, PathVerdict, first_packet, judge};
+use vnet_fabric::snapshot::PortKind;
+
+use classes::{Ports, address_classes};
+use sources::Source;
+
+/// Source ports of one class that are judged where flows are spread over equal paths.
+const SPREAD_SAMPLES: u16 = 16;
+
+/// From whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Senders {
+    /// Every machine, site and the Internet.
+    #[default]
+    Any,
+    /// The Internet: its simulated hosts, and every other public address.
+    Internet,
+    /// One machine, host or site.
+    Name(String),
+}
+
+/// A protocol that packets are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo, of the family that the addresses have.
+    Icmp,
+    /// ESP.
+    Esp,
+    /// AH.
+    Ah,
+}
+
+impl SearchProtocol {
+    /// All that the fabric carries.
+    pub const ALL: [SearchProtocol; 5] = [
+        SearchProtocol::Tcp,
+        SearchProtocol::Udp,
+        SearchProtocol::Icmp,
+        SearchProtocol::Esp,
+        SearchProtocol::Ah,
+    ];
+
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SearchProtocol::Tcp => "tcp",
+            SearchProtocol::Udp => "udp",
+            SearchProtocol::Icmp => "icmp",
+            SearchProtocol::Esp => "esp",
+            SearchProtocol::Ah => "ah",
+        }
+    }
+
+    fn number(self, v4: bool) -> Protocol {
+        match self {
+            SearchProtocol::Tcp => Protocol::TCP,
+            SearchProtocol::Udp => Protocol::UDP,
+            SearchProtocol::Icmp if v4 => Protocol::ICMP,
+            SearchProtocol::Icmp => Protocol::ICMPV6,
+            SearchProtocol::Esp => Protocol::ESP,
+            SearchProtocol::Ah => Protocol::AH,
+        }
+    }
+
+    fn has_ports(self) -> bool {
+        matches!(self, SearchProtocol::Tcp | SearchProtocol::Udp)
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// A machine, host, firewall, gateway or address.
+    pub to: String,
+    /// From whom.
+    pub from: Senders,
+    /// By which protocols; every one where none is named.
+    pub protocols: Vec<SearchProtocol>,
+    /// To which port; every one where none is given. With it, TCP is meant where no protocol is named.
+    pub port: Option<u16>,
+}
+
+/// Packets of which all have the same verdict, by the same rule and way: every source address with every source port and
+/// every destination port that is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    /// Who sends: a machine, `VM/NIC` where it has several, a host, a site whose device is the user's, or `internet`.
+    pub from: String,
+    /// Its addresses.
+    #[schemars(with = "Vec<String>")]
+    pub source_addresses: Vec<IpNet>,
+    /// The address that they are sent to.
+    pub destination: IpAddr,
+    /// The protocol.
+    pub protocol: SearchProtocol,
+    /// Source ports; empty where the protocol has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub source_ports: Vec<PortRange>,
+    /// Destination ports; empty where the protocol has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub destination_ports: Vec<PortRange>,
+    /// Verdict and way.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// What becomes of a packet and its answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// Whether they get their answer.
+    pub allowed: bool,
+    /// Why not: a drop's reason, or who holds the address instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The rule, route or check that decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Appliances on the way out.
+    pub via: Vec<String>,
+    /// Appliances on the way back.
+    pub via_reverse: Vec<String>,
+    /// True where this holds for some of the packets, by the hash that spreads flows over equal paths.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub some_flows: bool,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SearchReport {
+    /// Whom they reach.
+    pub to: String,
+    /// Sets of packets that get their answer.
+    pub allowed: Vec<Reach>,
+    /// The rest, with what drops it.
+    pub denied: Vec<Reach>,
+    /// How many classes of headers were judged.
+    pub classes: usize,
+}
+
+/// Searches the whole header space.
+///
+/// # Errors
+/// A name is not known.
+pub fn search(snapshot: &Snapshot, query: &Query) -> Result<SearchReport, QuestionError> {
+    let target = Target::resolve(snapshot, &query.to)?;
+    let sources = sources::sources(snapshot, &query.from, &target)?;
+    let protocols: Vec<SearchProtocol> = match (&query.protocols[..], query.port) {
+        ([], Some(_)) => vec![SearchProtocol::Tcp],
+        ([], None) => SearchProtocol::ALL.to_vec(),
+        (named, _) => named.to_vec(),
+    };
+    let mut judge = Judge {
+        snapshot,
+        target: &target,
+        port: query.port,
+        spread: snapshot.spreads_flows(),
+        boundaries: snapshot.address_boundaries().into_iter().collect(),
+        classes: 0,
+    };
+    let mut report =
+        SearchReport { to: query.to.clone(), allowed: Vec::new(), denied: Vec::new(), classes: 0 };
+    for source in &sources {
+        for destination in target.addresses_for(source) {
+            for protocol in &protocols {
+                for reach in judge.reach(source, destination, *protocol) {
+                    let list = if reach.verdict.allowed { &mut report.allowed } else { &mut report.denied };
+                    list.push(reach);
+                }
+            }
+        }
+    }
+    report.classes = judge.classes;
+    Ok(report)
+}
+
+/// Whom packets are to reach.
+struct Target {
+    name: String,
+    ports: Vec<PortId>,
+    private: Vec<IpAddr>,
+    public: Vec<IpAddr>,
+}
+
+impl Target {
+    fn resolve(snapshot: &Snapshot, name: &str) -> Result<Target, QuestionError> {
+        let is_machine = |kind: &PortKind| matches!(kind, PortKind::Nic { vm, .. } if **vm == *name);
+        let nics: Vec<_> = snapshot.ports().filter(|port| is_machine(&port.kind)).collect();
+        let (ports, private): (Vec<PortId>, Vec<IpAddr>) = if nics.is_empty() {
+            let end = Endpoint::resolve(snapshot, name)?;
+            (end.port.into_iter().collect(), end.addresses)
+        } else {
+            let addresses = nics.iter().flat_map(|port| port.addresses.iter().map(IpNet::addr));
+            (nics.iter().map(|port| port.id).collect(), addresses.collect())
+        };
+        let public = ports.iter().flat_map(|port| snapshot.public_addresses(*port)).collect();
+        Ok(Target { name: name.to_owned(), ports, private, public })
+    }
+
+    /// The addresses by which a source may try: from the Internet the public ones only.
+    fn addresses_for(&self, source: &Source) -> Vec<IpAddr> {
+        let private = if source.outside { &[][..] } else { &self.private[..] };
+        private.iter().chain(&self.public).copied().collect()
+    }
+}
+
+/// Judges class after class.
+struct Judge<'a> {
+    snapshot: &'a Snapshot,
+    target: &'a Target,
+    port: Option<u16>,
+    spread: bool,
+    boundaries: Vec<IpNet>,
+    classes: usize,
+}
+
+/// Ports by verdict: for a group of source ports, the destination ports of each verdict.
+type ByPorts = Vec<(Vec<PortRange>, BTreeMap<Verdict, Vec<PortRange>>)>;
+
+impl Judge<'_> {
+    fn reach(&mut self, source: &Source, destination: IpAddr, protocol: SearchProtocol) -> Vec<Reach> {
+        let own: Vec<IpNet> = source
+            .addresses
+            .iter()
+            .filter(|net| net.addr().is_ipv4() == destination.is_ipv4())
+            .copied()
+            .collect();
+        let mut groups: Vec<(Vec<IpNet>, ByPorts)> = Vec::new();
+        for class in address_classes(&own, &self.boundaries) {
+            let cells = self.cells(source, class.first, destination, protocol);
+            match groups.iter_mut().find(|(_, known)| *known == cells) {
+                Some((addresses, _)) => addresses.extend(class.prefixes),
+                None => groups.push((class.prefixes, cells)),
+            }
+        }
+        let mut reaches = Vec::new();
+        for (addresses, cells) in groups {
+            let source_addresses = IpNet::aggregate(&addresses);
+            for (source_ports, verdicts) in cells {
+                for (verdict, destination_ports) in verdicts {
+                    let listed =
+                        |ports: Vec<PortRange>| if protocol.has_ports() { ports } else { Vec::new() };
+                    reaches.push(Reach {
+                        from: source.name.clone(),
+                        source_addresses: source_addresses.clone(),
+                        destination,
+                        protocol,
+                        source_ports: listed(source_ports.clone()),
+                        destination_ports: listed(destination_ports),
+                        verdict,
+                    });
+                }
+            }
+        }
+        reaches
+    }
+
+    /// The verdicts of all ports between two addresses.
+    fn cells(
+        &mut self,
+        source: &Source,
+        address: IpAddr,
+        destination: IpAddr,
+        protocol: SearchProtocol,
+    ) -> ByPorts {
+        if !protocol.has_ports() {
+            let (verdicts, _) =
+                self.judge(source, address, destination, (protocol, PortRange::ANY, PortRange::ANY));
+            let whole = verdicts.into_iter().map(|verdict| (verdict, vec![PortRange::ANY])).collect();
+            return vec![(vec![PortRange::ANY], whole)];
+        }
+        let mut ends = self.target.ports.clone();
+        ends.push(source.port);
+        let boundaries = self.snapshot.port_boundaries(&ends);
+        let ports = Ports::new(&boundaries.source, &boundaries.destination, self.port);
+        let (cells, answers_judged) = self.grid(source, address, destination, protocol, &ports);
+        if !answers_judged {
+            return cells;
+        }
+        // Where rules judge an answer anew, they see the ports the other way round.
+        let ports =
+            Ports::new(&boundaries.source_with_answers, &boundaries.destination_with_answers, self.port);
+        self.grid(source, address, destination, protocol, &ports).0
+    }
+
+    fn grid(
+        &mut self,
+        source: &Source,
+        address: IpAddr,
+        destination: IpAddr,
+        protocol: SearchProtocol,
+        ports: &Ports,
+    ) -> (ByPorts, bool) {
+        let mut rows: ByPorts = Vec::new();
+        let mut answers_judged = false;
+        for source_ports in &ports.source {
+            let mut row: BTreeMap<Verdict, Vec<PortRange>> = BTreeMap::new();
+            for destination_ports in &ports.destination {
+                let question = (protocol, *source_ports, *destination_ports);
+                let (verdicts, judged) = self.judge(source, address, destination, question);
+                answers_judged |= judged;
+                for verdict in verdicts {
+                    classes::append(row.entry(verdict).or_default(), *destination_ports);
+                }
+            }
+            match rows.iter_mut().find(|(_, known)| *known == row) {
+                Some((spans, _)) => classes::append(spans, *source_ports),
+                None => rows.push((vec![*source_ports], row)),
+            }
+        }
+        (rows, answers_judged)
+    }
+
+    /// The verdict of one class; several where flows are spread over ways that differ. Also whether rules judged an answer.
+    fn judge(
+        &mut self,
+        source: &Source,
+        address: IpAddr,
+        destination: IpAddr,
+        (protocol, source_ports, destination_ports): (SearchProtocol, PortRange, PortRange),
+    ) -> (Vec<Verdict>, bool) {
+        self.classes += 1;
+        let number = protocol.number(destination.is_ipv4());
+        let samples = if self.spread && protocol.has_ports() { SPREAD_SAMPLES } else { 1 };
+        let last = source_ports.to.min(source_ports.from.saturating_add(samples - 1));
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        let mut answer_judged = false;
+        for port in source_ports.from..=last {
+            let packet = first_packet(number, (address, port), (destination, destination_ports.from));
+            let outcome = judge(self.snapshot, source.port, &packet);
+            answer_judged |= outcome.answer_judged;
+            let verdict = self.verdict(outcome);
+            if !verdicts.contains(&verdict) {
+                verdicts.push(verdict);
+            }
+        }
+        if verdicts.len() > 1 {
+            verdicts.iter_mut().for_each(|verdict| verdict.some_flows = true);
+        }
+        (verdicts, answer_judged)
+    }
+
+    fn verdict(&self, outcome: Outcome) -> Verdict {
+        let snapshot = self.snapshot;
+        let elsewhere = outcome
+            .arrived
+            .map(|(port, _)| port)
+            .filter(|port| !self.target.ports.contains(port))
+            .and_then(|port| snapshot.port(port))
+            .map(|port| format!("{} is held by {}", self.target.name, port.name));
+        let reason = elsewhere.or_else(|| outcome.reason.map(|reason| reason.name().to_owned()));
+        let names = |hops: &[vnet_fabric::trace::Hop]| -> Vec<String> {
+            hops.iter().map(|hop| snapshot.hop_name(*hop).to_owned()).collect()
+        };
+        let rule = outcome.rule.and_then(|rule| snapshot.rule(rule));
+        Verdict {
+            allowed: reason.is_none(),
+            reason,
+            rule: rule.map(|rule| rule.reference.name.clone()),
+            via: names(&outcome.via),
+            via_reverse: names(&outcome.via_reverse),
+            some_flows: false,
+        }
+    }
+}
+
+impl SearchReport {
+    /// The verdict that the report has of one packet; none where the report does not speak of it.
+    pub fn verdict_of(
+        &self,
+        protocol: SearchProtocol,
+        (source, source_port): (IpAddr, u16),
+        (destination, destination_port): (IpAddr, u16),
+    ) -> Option<PathVerdict> {
+        let holds = |ports: &[PortRange], port: u16| {
+            ports.is_empty() || ports.iter().any(|range| range.contains(port))
+        };
+        let found = self.allowed.iter().chain(&self.denied).find(|reach| {
+            reach.protocol == protocol
+                && reach.destination == destination
+                && reach.source_addresses.iter().any(|net| net.contains(&source))
+                && holds(&reach.source_ports, source_port)
+                && holds(&reach.destination_ports, destination_port)
+        })?;
+        Some(if found.verdict.allowed { PathVerdict::Allow } else { PathVerdict::Deny })
+    }
+}

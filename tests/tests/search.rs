@@ -1,0 +1,146 @@
+//! A search speaks of every header once, and each member of a class has the verdict of the class.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use vnet_analysis::search::{Query, Reach, SearchProtocol, Senders, search};
+use vnet_dataplane::{PortId, Protocol};
+use vnet_fabric::path::{Endpoint, first_packet, judge};
+use vnet_fabric::snapshot::Snapshot;
+use vnet_tests::fabric::Fabric;
+use vnet_tests::generate::{Features, sketch};
+use vnet_tests::subject::Subject;
+
+/// Everything that tells headers apart and does not spread flows over equal paths.
+const FEATURES: Features =
+    Features { egress: true, firewall_snat: true, several_hops: false, ..Features::BUILT };
+
+/// Numbers by which one header is chosen: the set, the address in it, source port and destination port.
+type Choice = (usize, u128, u16, u16);
+
+fn cases() -> u32 {
+    if std::env::var_os("VNET_NIGHTLY").is_some() { 5_000 } else { 200 }
+}
+
+/// An address of the prefix.
+fn member(net: &IpNet, choice: u128) -> IpAddr {
+    match net {
+        IpNet::V4(net) => {
+            let size = 1u64 << (32 - u32::from(net.prefix_len()));
+            let offset = (choice % u128::from(size)) as u32;
+            IpAddr::V4((u32::from(net.network()) + offset).into())
+        }
+        IpNet::V6(net) => {
+            let host =
+                if net.prefix_len() == 0 { u128::MAX } else { (1u128 << (128 - net.prefix_len())) - 1 };
+            IpAddr::V6((u128::from(net.network()) | (choice & host)).into())
+        }
+    }
+}
+
+fn ingress(snapshot: &Snapshot, from: &str) -> Option<PortId> {
+    if from == "internet" {
+        return snapshot.internet_edge();
+    }
+    let port = snapshot.port_by_name(from).map(|port| port.id);
+    port.or_else(|| Endpoint::resolve(snapshot, from).ok()?.port)
+}
+
+fn number(protocol: SearchProtocol, v4: bool) -> Protocol {
+    match protocol {
+        SearchProtocol::Tcp => Protocol::TCP,
+        SearchProtocol::Udp => Protocol::UDP,
+        SearchProtocol::Icmp if v4 => Protocol::ICMP,
+        SearchProtocol::Icmp => Protocol::ICMPV6,
+        SearchProtocol::Esp => Protocol::ESP,
+        SearchProtocol::Ah => Protocol::AH,
+    }
+}
+
+fn holds(reach: &Reach, from: &Reach, source: IpAddr, ports: (u16, u16)) -> bool {
+    let has = |ranges: &[vnet_config::model::PortRange], port: u16| {
+        ranges.is_empty() || ranges.iter().any(|range| range.contains(port))
+    };
+    (&reach.from, reach.protocol, reach.destination) == (&from.from, from.protocol, from.destination)
+        && reach.source_addresses.iter().any(|net| net.contains(&source))
+        && has(&reach.source_ports, ports.0)
+        && has(&reach.destination_ports, ports.1)
+}
+
+fn check(fabric: &Fabric, to: &str, choices: &[Choice]) -> Result<usize, TestCaseError> {
+    let snapshot = &fabric.snapshot;
+    let query = Query { to: to.to_owned(), from: Senders::Any, protocols: Vec::new(), port: None };
+    let report = search(snapshot, &query).map_err(|error| TestCaseError::fail(error.to_string()))?;
+    let sets: Vec<&Reach> = report.allowed.iter().chain(&report.denied).collect();
+    let target =
+        |port: PortId| snapshot.port(port).is_some_and(|info| info.name.split('/').next() == Some(to));
+    let mut judged = 0;
+    for (set, address, source_port, destination_port) in choices {
+        let Some(from) = sets.get(set % sets.len().max(1)) else { continue };
+        let net = &from.source_addresses[(*address as usize) % from.source_addresses.len()];
+        let source = member(net, *address);
+        let Some(port) = ingress(snapshot, &from.from) else { continue };
+        let v4 = source.is_ipv4();
+        let packet = first_packet(
+            number(from.protocol, v4),
+            (source, *source_port),
+            (from.destination, *destination_port),
+        );
+        let outcome = judge(snapshot, port, &packet);
+        let arrived = outcome.arrived.is_some_and(|(port, _)| target(port));
+        let passes = arrived && outcome.reason.is_none();
+        let ports = (*source_port, *destination_port);
+        let saying: Vec<&&Reach> = sets.iter().filter(|reach| holds(reach, from, source, ports)).collect();
+        prop_assert_eq!(saying.len(), 1, "{} {} {:?} is in {:?}", from.from, source, ports, saying);
+        prop_assert!(!saying[0].verdict.some_flows || snapshot.spreads_flows());
+        if !saying[0].verdict.some_flows {
+            prop_assert_eq!(saying[0].verdict.allowed, passes, "{:?} {:?}", packet.tuple, outcome);
+        }
+        judged += 1;
+    }
+    Ok(judged)
+}
+
+#[test]
+fn every_member_of_a_class_has_the_verdict_of_the_class() {
+    let judged = std::cell::Cell::new(0usize);
+    let choices = proptest::collection::vec((any::<usize>(), any::<u128>(), port(), port()), 60);
+    let config = Config {
+        cases: cases(),
+        max_global_rejects: 4 * cases(),
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let result =
+        TestRunner::new(config).run(&(sketch(), any::<usize>(), choices), |(sketch, to, choices)| {
+            let topology = sketch.topology(FEATURES);
+            let fabric = Fabric::build(&topology).map_err(TestCaseError::reject)?;
+            let machines: Vec<String> = fabric.snapshot.machines().map(str::to_owned).collect();
+            let Some(to) = machines.get(to % machines.len().max(1)) else {
+                return Err(TestCaseError::reject("no machine"));
+            };
+            judged.set(judged.get() + check(&fabric, to, &choices)?);
+            Ok(())
+        });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(judged.get() > 1_000, "{} headers were judged", judged.get());
+}
+
+/// Ports that rules name, their neighbours, and any other.
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![
+        Just(0),
+        Just(22),
+        Just(79),
+        Just(80),
+        Just(81),
+        Just(443),
+        Just(444),
+        Just(u16::MAX),
+        any::<u16>()
+    ]
+}
