@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
-    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, schema, search, show,
-    test, traffic, validate,
+    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, plan, schema, search,
+    show, test, traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -50,8 +50,9 @@ pub(crate) enum Command {
     )]
     Apply(apply::Apply),
     /// Print what up would change, and touch nothing.
-    #[command(after_help = "Example:\n  vnetctl plan examples/hub-spoke.yaml")]
-    Plan(apply::Apply),
+    #[command(after_help = "Examples:\n  vnetctl plan examples/hub-spoke.yaml\n  \
+        vnetctl plan examples/hub-spoke.yaml --impact")]
+    Plan(plan::Plan),
     /// Remove a lab, and nothing else.
     #[command(after_help = "Examples:\n  vnetctl down\n  vnetctl down --all")]
     Down(down::Down),
@@ -159,7 +160,7 @@ impl Command {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<u8> {
         match self {
             Command::Up(verb) | Command::Apply(verb) => verb.run(context).await,
-            Command::Plan(verb) => verb.plan(context).await,
+            Command::Plan(verb) => verb.run(context).await,
             Command::Down(verb) => verb.run(context).await,
             Command::Validate(verb) => verb.run(context),
             Command::Peering(verb) => verb.run(context).await,

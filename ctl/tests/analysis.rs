@@ -153,3 +153,32 @@ fn search_knows_the_internet_as_a_set_of_addresses() {
     let denied = report["denied"].as_array().expect("a list");
     assert!(denied.iter().all(|row| row["rule"] == "defaultSecurityRules/DenyAllInBound"), "{report}");
 }
+
+#[test]
+fn a_plan_names_those_whom_a_change_cuts_off() {
+    let old = std::fs::read_to_string(format!("{ROOT}/{EXAMPLE}")).expect("the example is there");
+    let new = old.replace("destinationPorts: [443]", "destinationPorts: [8443]");
+    assert_ne!(old, new, "the example's firewall has a rule for port 443");
+    let (_directory, paths) = files(&[("old.yaml", &old), ("new.yaml", &new)]);
+    let plan = |new: &str, more: &[&str]| {
+        let mut arguments = vec!["plan", new, "--impact", "--from-file", &paths[0]];
+        arguments.extend(more);
+        run(&arguments)
+    };
+    let output = plan(&paths[1], &["-o", "json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report = json(&output);
+    let pairs = report["impact"]["pairs"].as_array().expect("a list");
+    let of = |effect: &str| -> Vec<(String, String)> {
+        let all = pairs.iter().filter(|pair| pair["effect"] == effect);
+        all.map(|pair| (pair["from"].to_string(), pair["destinationPorts"].to_string())).collect()
+    };
+    assert!(of("drop").contains(&("[\"web\"]".to_owned(), "[\"443\"]".to_owned())), "{report:#}");
+    assert!(of("allow").contains(&("[\"web\"]".to_owned(), "[\"8443\"]".to_owned())), "{report:#}");
+    assert_eq!(code(&plan(&paths[1], &["--detailed-exitcode"])), 2);
+    let text = stdout(&plan(&paths[1], &[]));
+    assert!(text.contains("drop") && text.contains("FirewallDeny (fw/default)"), "{text}");
+    let same = plan(&paths[0], &["--detailed-exitcode"]);
+    assert_eq!(code(&same), 0);
+    assert!(stdout(&same).contains("Nobody who talks would notice."), "{}", stdout(&same));
+}

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use vnet_config::model::PortRange;
 use vnet_dataplane::PortId;
 
-use crate::snapshot::network::{GatewayPath, Nsg};
+use crate::snapshot::network::{GatewayPath, Location, Nsg};
 use crate::snapshot::routes::{NextHop, Route};
 use crate::snapshot::rules::{AddressSet, RuleSet};
 use crate::snapshot::{METADATA_ADDRESS, PLATFORM_ADDRESS, Snapshot};
@@ -42,6 +42,20 @@ impl Snapshot {
         }
         groups
     }
+}
+
+/// What a NIC is to a decision, but for its addresses: of two NICs with equal classes whose addresses lie in the same
+/// prefixes each stands for the other. Holds for the snapshot that it was asked of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NicClass {
+    subnet: usize,
+    forwarding: bool,
+    groups: [Option<usize>; 2],
+    location: Location,
+    accelerated: Option<bool>,
+    untracked_tcp: bool,
+    /// One with a public address is like no other.
+    public: Option<PortId>,
 }
 
 /// Ports at which rules begin or end: between two neighbours no rule tells ports apart.
@@ -108,6 +122,16 @@ impl Snapshot {
     /// translations. Two addresses that lie in the same of these are the same to every decision but for the spreading
     /// of flows over equal paths.
     pub fn address_boundaries(&self) -> BTreeSet<IpNet> {
+        let mut all = self.prefix_boundaries();
+        for network in &self.networks {
+            all.extend(network.owners.keys().map(|ip| IpNet::from(*ip)));
+        }
+        all
+    }
+
+    /// The same without the addresses of holders in networks: of two machines that are alike but for their addresses, what
+    /// else tells them apart.
+    pub fn prefix_boundaries(&self) -> BTreeSet<IpNet> {
         let mut all: BTreeSet<IpNet> = BTreeSet::new();
         for group in self.security_groups() {
             prefixes_of(group.inbound, &mut all);
@@ -125,8 +149,10 @@ impl Snapshot {
         }
         for network in &self.networks {
             all.extend(network.ranges.iter().copied());
-            all.extend(network.owners.keys().map(|ip| IpNet::from(*ip)));
             all.extend(network.peering_ranges.iter().map(|(prefix, _)| prefix));
+        }
+        for subnets in self.peerings.iter().filter_map(|half| half.subnets.as_ref()) {
+            all.extend(subnets.local_prefixes.iter().chain(&subnets.remote_prefixes).copied());
         }
         for gateway in &self.gateways {
             all.extend(gateway.table.iter().map(|(prefix, _)| prefix));
@@ -145,6 +171,21 @@ impl Snapshot {
         all.extend(self.internet_addresses.iter().chain(self.edge_owners.keys()).map(|ip| IpNet::from(*ip)));
         all.extend([PLATFORM_ADDRESS, METADATA_ADDRESS].map(IpNet::from));
         all
+    }
+
+    /// What a NIC is to a decision, but for its addresses; none for a port that is no virtual machine's.
+    pub fn nic_class(&self, port: PortId) -> Option<NicClass> {
+        let nic = self.nics.iter().find(|nic| nic.port == port)?;
+        let group = |group: &Option<Arc<Nsg>>| group.as_ref().map(|group| Arc::as_ptr(group) as usize);
+        Some(NicClass {
+            subnet: nic.subnet,
+            forwarding: nic.forwarding,
+            groups: [group(&nic.subnet_nsg), group(&nic.nic_nsg)],
+            location: nic.location,
+            accelerated: nic.accelerated,
+            untracked_tcp: nic.untracked_tcp,
+            public: (!nic.public.is_empty()).then_some(port),
+        })
     }
 
     /// Public addresses that stand for private ones of this port.

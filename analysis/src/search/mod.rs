@@ -12,9 +12,9 @@
 //! translation: a prediction is about a lab without traffic.
 
 mod classes;
-mod sources;
+pub(crate) mod engine;
+pub(crate) mod sources;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -24,14 +24,11 @@ use vnet_config::model::PortRange;
 use vnet_dataplane::{PortId, Protocol};
 use vnet_fabric::Snapshot;
 use vnet_fabric::effective::QuestionError;
-use vnet_fabric::path::{Endpoint, Outcome, PathVerdict, first_packet, judge};
+use vnet_fabric::path::{Endpoint, PathVerdict};
 use vnet_fabric::snapshot::PortKind;
 
-use classes::{Ports, address_classes};
+use engine::{Engine, Side};
 use sources::Source;
-
-/// Source ports of one class that are judged where flows are spread over equal paths.
-const SPREAD_SAMPLES: u16 = 16;
 
 /// From whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +79,7 @@ impl SearchProtocol {
         }
     }
 
-    fn number(self, v4: bool) -> Protocol {
+    pub(crate) fn number(self, v4: bool) -> Protocol {
         match self {
             SearchProtocol::Tcp => Protocol::TCP,
             SearchProtocol::Udp => Protocol::UDP,
@@ -93,7 +90,7 @@ impl SearchProtocol {
         }
     }
 
-    fn has_ports(self) -> bool {
+    pub(crate) fn has_ports(self) -> bool {
         matches!(self, SearchProtocol::Tcp | SearchProtocol::Udp)
     }
 }
@@ -185,27 +182,23 @@ pub fn search(snapshot: &Snapshot, query: &Query) -> Result<SearchReport, Questi
         ([], None) => SearchProtocol::ALL.to_vec(),
         (named, _) => named.to_vec(),
     };
-    let mut judge = Judge {
-        snapshot,
-        target: &target,
-        port: query.port,
-        spread: snapshot.spreads_flows(),
-        boundaries: snapshot.address_boundaries().into_iter().collect(),
-        classes: 0,
-    };
+    let side = Side { snapshot, target: target.name.clone(), ports: target.ports.clone() };
+    let mut engine = Engine::new(vec![side], query.port);
     let mut report =
         SearchReport { to: query.to.clone(), allowed: Vec::new(), denied: Vec::new(), classes: 0 };
     for source in &sources {
         for destination in target.addresses_for(source) {
             for protocol in &protocols {
-                for reach in judge.reach(source, destination, *protocol) {
-                    let list = if reach.verdict.allowed { &mut report.allowed } else { &mut report.denied };
-                    list.push(reach);
+                for set in engine.sets(&[source.port], &source.addresses, destination, *protocol) {
+                    for verdict in set.verdicts.iter().flatten() {
+                        let list = if verdict.allowed { &mut report.allowed } else { &mut report.denied };
+                        list.push(set.reach(&source.name, destination, *protocol, verdict));
+                    }
                 }
             }
         }
     }
-    report.classes = judge.classes;
+    report.classes = engine.classes();
     Ok(report)
 }
 
@@ -236,166 +229,6 @@ impl Target {
     fn addresses_for(&self, source: &Source) -> Vec<IpAddr> {
         let private = if source.outside { &[][..] } else { &self.private[..] };
         private.iter().chain(&self.public).copied().collect()
-    }
-}
-
-/// Judges class after class.
-struct Judge<'a> {
-    snapshot: &'a Snapshot,
-    target: &'a Target,
-    port: Option<u16>,
-    spread: bool,
-    boundaries: Vec<IpNet>,
-    classes: usize,
-}
-
-/// Ports by verdict: for a group of source ports, the destination ports of each verdict.
-type ByPorts = Vec<(Vec<PortRange>, BTreeMap<Verdict, Vec<PortRange>>)>;
-
-impl Judge<'_> {
-    fn reach(&mut self, source: &Source, destination: IpAddr, protocol: SearchProtocol) -> Vec<Reach> {
-        let own: Vec<IpNet> = source
-            .addresses
-            .iter()
-            .filter(|net| net.addr().is_ipv4() == destination.is_ipv4())
-            .copied()
-            .collect();
-        let mut groups: Vec<(Vec<IpNet>, ByPorts)> = Vec::new();
-        for class in address_classes(&own, &self.boundaries) {
-            let cells = self.cells(source, class.first, destination, protocol);
-            match groups.iter_mut().find(|(_, known)| *known == cells) {
-                Some((addresses, _)) => addresses.extend(class.prefixes),
-                None => groups.push((class.prefixes, cells)),
-            }
-        }
-        let mut reaches = Vec::new();
-        for (addresses, cells) in groups {
-            let source_addresses = IpNet::aggregate(&addresses);
-            for (source_ports, verdicts) in cells {
-                for (verdict, destination_ports) in verdicts {
-                    let listed =
-                        |ports: Vec<PortRange>| if protocol.has_ports() { ports } else { Vec::new() };
-                    reaches.push(Reach {
-                        from: source.name.clone(),
-                        source_addresses: source_addresses.clone(),
-                        destination,
-                        protocol,
-                        source_ports: listed(source_ports.clone()),
-                        destination_ports: listed(destination_ports),
-                        verdict,
-                    });
-                }
-            }
-        }
-        reaches
-    }
-
-    /// The verdicts of all ports between two addresses.
-    fn cells(
-        &mut self,
-        source: &Source,
-        address: IpAddr,
-        destination: IpAddr,
-        protocol: SearchProtocol,
-    ) -> ByPorts {
-        if !protocol.has_ports() {
-            let (verdicts, _) =
-                self.judge(source, address, destination, (protocol, PortRange::ANY, PortRange::ANY));
-            let whole = verdicts.into_iter().map(|verdict| (verdict, vec![PortRange::ANY])).collect();
-            return vec![(vec![PortRange::ANY], whole)];
-        }
-        let mut ends = self.target.ports.clone();
-        ends.push(source.port);
-        let boundaries = self.snapshot.port_boundaries(&ends);
-        let ports = Ports::new(&boundaries.source, &boundaries.destination, self.port);
-        let (cells, answers_judged) = self.grid(source, address, destination, protocol, &ports);
-        if !answers_judged {
-            return cells;
-        }
-        // Where rules judge an answer anew, they see the ports the other way round.
-        let ports =
-            Ports::new(&boundaries.source_with_answers, &boundaries.destination_with_answers, self.port);
-        self.grid(source, address, destination, protocol, &ports).0
-    }
-
-    fn grid(
-        &mut self,
-        source: &Source,
-        address: IpAddr,
-        destination: IpAddr,
-        protocol: SearchProtocol,
-        ports: &Ports,
-    ) -> (ByPorts, bool) {
-        let mut rows: ByPorts = Vec::new();
-        let mut answers_judged = false;
-        for source_ports in &ports.source {
-            let mut row: BTreeMap<Verdict, Vec<PortRange>> = BTreeMap::new();
-            for destination_ports in &ports.destination {
-                let question = (protocol, *source_ports, *destination_ports);
-                let (verdicts, judged) = self.judge(source, address, destination, question);
-                answers_judged |= judged;
-                for verdict in verdicts {
-                    classes::append(row.entry(verdict).or_default(), *destination_ports);
-                }
-            }
-            match rows.iter_mut().find(|(_, known)| *known == row) {
-                Some((spans, _)) => classes::append(spans, *source_ports),
-                None => rows.push((vec![*source_ports], row)),
-            }
-        }
-        (rows, answers_judged)
-    }
-
-    /// The verdict of one class; several where flows are spread over ways that differ. Also whether rules judged an answer.
-    fn judge(
-        &mut self,
-        source: &Source,
-        address: IpAddr,
-        destination: IpAddr,
-        (protocol, source_ports, destination_ports): (SearchProtocol, PortRange, PortRange),
-    ) -> (Vec<Verdict>, bool) {
-        self.classes += 1;
-        let number = protocol.number(destination.is_ipv4());
-        let samples = if self.spread && protocol.has_ports() { SPREAD_SAMPLES } else { 1 };
-        let last = source_ports.to.min(source_ports.from.saturating_add(samples - 1));
-        let mut verdicts: Vec<Verdict> = Vec::new();
-        let mut answer_judged = false;
-        for port in source_ports.from..=last {
-            let packet = first_packet(number, (address, port), (destination, destination_ports.from));
-            let outcome = judge(self.snapshot, source.port, &packet);
-            answer_judged |= outcome.answer_judged;
-            let verdict = self.verdict(outcome);
-            if !verdicts.contains(&verdict) {
-                verdicts.push(verdict);
-            }
-        }
-        if verdicts.len() > 1 {
-            verdicts.iter_mut().for_each(|verdict| verdict.some_flows = true);
-        }
-        (verdicts, answer_judged)
-    }
-
-    fn verdict(&self, outcome: Outcome) -> Verdict {
-        let snapshot = self.snapshot;
-        let elsewhere = outcome
-            .arrived
-            .map(|(port, _)| port)
-            .filter(|port| !self.target.ports.contains(port))
-            .and_then(|port| snapshot.port(port))
-            .map(|port| format!("{} is held by {}", self.target.name, port.name));
-        let reason = elsewhere.or_else(|| outcome.reason.map(|reason| reason.name().to_owned()));
-        let names = |hops: &[vnet_fabric::trace::Hop]| -> Vec<String> {
-            hops.iter().map(|hop| snapshot.hop_name(*hop).to_owned()).collect()
-        };
-        let rule = outcome.rule.and_then(|rule| snapshot.rule(rule));
-        Verdict {
-            allowed: reason.is_none(),
-            reason,
-            rule: rule.map(|rule| rule.reference.name.clone()),
-            via: names(&outcome.via),
-            via_reverse: names(&outcome.via_reverse),
-            some_flows: false,
-        }
     }
 }
 

@@ -33,13 +33,13 @@ const NOT_PUBLIC: [&str; 12] = [
 const EVERYTHING: [&str; 2] = ["0.0.0.0/0", "::/1"];
 
 /// One sender.
-pub(super) struct Source {
-    pub(super) name: String,
+pub(crate) struct Source {
+    pub(crate) name: String,
     /// Where its packets enter the router.
-    pub(super) port: PortId,
-    pub(super) addresses: Vec<IpNet>,
+    pub(crate) port: PortId,
+    pub(crate) addresses: Vec<IpNet>,
     /// Whether it is on the Internet: it reaches public addresses only.
-    pub(super) outside: bool,
+    pub(crate) outside: bool,
 }
 
 /// The senders that are asked for. A machine that forwards counts with its own addresses: what it sends on is its sender's.
@@ -105,7 +105,7 @@ fn inside(snapshot: &Snapshot) -> Vec<Source> {
 }
 
 /// Simulated hosts of the Internet, and every public address that is neither theirs nor the lab's.
-fn outside(snapshot: &Snapshot, edge: PortId) -> Vec<Source> {
+pub(crate) fn outside(snapshot: &Snapshot, edge: PortId) -> Vec<Source> {
     let mut all: Vec<Source> = Vec::new();
     let mut taken: Vec<IpNet> = Vec::new();
     for name in snapshot.internet_hosts() {

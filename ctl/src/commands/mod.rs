@@ -20,6 +20,7 @@ pub(crate) mod nsg_diagnostics;
 pub(crate) mod path;
 pub(crate) mod peering;
 pub(crate) mod ping;
+pub(crate) mod plan;
 pub(crate) mod schema;
 pub(crate) mod search;
 pub(crate) mod show;

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
     ApplyReport, ApplyRequest, ConfigFormat, DoctorReport, DownReport, DropReport, ExecRequest, FlowReport,
     GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
@@ -64,6 +65,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What `apply` would do.
     fn plan(&self, lab: &str, request: ApplyRequest) -> answers!(PlanReport);
+
+    /// What `apply` would do to those who talk: pairs of machines, and the flows that live.
+    fn impact(&self, lab: &str, request: ApplyRequest) -> answers!(ImpactReport);
 
     /// Checks a file as `apply` would, and touches nothing.
     fn validate(&self, request: ApplyRequest) -> answers!(ValidateReport);

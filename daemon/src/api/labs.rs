@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use vnet_analysis::impact::ImpactReport;
 use vnet_api::{ApplyEvent, ApplyRequest, Health, LabSummary, Progress, Resource, ValidateReport};
 
 use super::App;
@@ -71,6 +72,14 @@ pub(crate) async fn put<B: Backend>(
         Ok(ApplyEvent::Applied(app.backend.apply(&lab, request, progress).await?))
     })
     .await
+}
+
+pub(crate) async fn impact<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Json(request): Json<ApplyRequest>,
+) -> Answer<Json<ImpactReport>> {
+    Ok(Json(app.backend.impact(&lab, request).await?))
 }
 
 pub(crate) async fn delete<B: Backend>(State(app): State<Arc<App<B>>>, Path(lab): Path<String>) -> Response {

@@ -26,6 +26,7 @@ use axum::http::{Method, StatusCode};
 use axum::routing::get;
 use schemars::JsonSchema;
 use serde_json::Value;
+use vnet_analysis::impact::ImpactReport;
 use vnet_analysis::search::SearchReport;
 use vnet_api::{
     ApplyEvent, ApplyRequest, DoctorReport, DropReport, ExecRequest, FlowReport, GatewayReport, Health,
@@ -162,6 +163,10 @@ fn lab_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     routes.add(Method::PUT, "/v1/labs/{lab}", operation, labs::put::<B>);
     let operation = streamed::<_, ApplyEvent>(routes, "deleteLab", "Removes the lab, and nothing else.");
     routes.add(Method::DELETE, "/v1/labs/{lab}", operation, labs::delete::<B>);
+    let request = routes.schema::<ApplyRequest>();
+    let summary = "What an apply would do to those who talk: pairs of machines, and the flows that live.";
+    let operation = described::<_, ImpactReport>(routes, "getImpact", summary).request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/impact", operation, labs::impact::<B>);
     let query = routes.query::<labs::ResourceQuery>();
     let summary = "The lab's resources and their state.";
     let operation = described::<_, List<Resource>>(routes, "listResources", summary).query(query);

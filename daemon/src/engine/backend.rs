@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
     ApplyReport, ApplyRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport, DropReport,
     ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest,
@@ -201,6 +202,11 @@ impl Backend for Service {
             Ok(report)
         })
         .await?
+    }
+
+    async fn impact(&self, lab: &str, request: ApplyRequest) -> Answer<ImpactReport> {
+        let name = lab.to_owned();
+        self.on_lab(lab, move |lab| Ok(live::impact(lab, &load(&name, &request)?))).await
     }
 
     async fn validate(&self, request: ApplyRequest) -> Answer<ValidateReport> {

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use vnet_analysis::impact::{ImpactReport, LiveFlow};
 use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
     PeerConfig, TunnelState, TunnelStatus,
 };
 use vnet_dataplane::{FlowState, Nanos, PortId, Reason};
-use vnet_fabric::Verdict;
 use vnet_fabric::snapshot::{
     ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
 };
+use vnet_fabric::{State, Verdict};
 use vnet_gateway::{ConnectionStatus, PORT};
 use vnet_router::{DropRecord, FlowRecord};
 
+use super::input::Input;
 use super::keys;
 use super::lab::Lab;
 use crate::worker::monotonic;
@@ -27,6 +29,19 @@ pub(super) fn flows(lab: &Lab, limit: usize) -> FlowReport {
     records.truncate(limit);
     let snapshot = lab.snapshot();
     FlowReport { value: records.iter().map(|record| flow_entry(&snapshot, record)).collect(), total }
+}
+
+/// What an apply of the file would do to those who talk.
+pub(super) fn impact(lab: &Lab, input: &Input) -> ImpactReport {
+    let mut state = State::clone(&lab.view().state);
+    state.step(input.event(), monotonic());
+    let after = vnet_fabric::compile(&input.topology, &state);
+    let flows: Vec<LiveFlow> = flow_records(lab)
+        .iter()
+        .filter(|record| !matches!(record.verdict, Verdict::Drop(_)))
+        .map(|record| LiveFlow { port: record.port, tuple: record.tuple, bytes: record.bytes })
+        .collect();
+    vnet_analysis::impact::impact(&lab.snapshot(), &after, &flows)
 }
 
 /// Every flow of every worker.

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
+use vnet_analysis::impact::ImpactReport;
 use vnet_api::*;
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
@@ -85,6 +86,13 @@ impl Backend for Fake {
 
     async fn plan(&self, lab: &str, _: ApplyRequest) -> Answer<PlanReport> {
         Ok(PlanReport { lab: lab.into(), creates: true, ..PlanReport::default() })
+    }
+
+    async fn impact(&self, lab: &str, request: ApplyRequest) -> Answer<ImpactReport> {
+        self.check(lab)?;
+        let TopologyFile { text, origin, .. } = request.topology;
+        let loaded = vnet_config::load(&text, &origin, None).map_err(|_| refused(7))?;
+        Ok(vnet_analysis::impact::impact_of_files(&hub_spoke(), &loaded.topology))
     }
 
     async fn validate(&self, request: ApplyRequest) -> Answer<ValidateReport> {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, TcpFlags};
 
-use super::{Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, outcome};
+use super::{Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, exchange_with, outcome};
+use crate::decision::SessionOpen;
 use crate::snapshot::Snapshot;
 
 /// The first packet of a flow: a SYN, a datagram, an echo request, or a packet of a protocol without ports.
@@ -28,6 +29,25 @@ pub fn first_packet(
 /// that leaves for the Internet again, whether or not the lab simulates a host with its source address.
 pub fn judge(snapshot: &Snapshot, ingress: PortId, packet: &PacketMeta) -> Outcome {
     exchange_of(snapshot, ingress, *packet, || Outline::new(snapshot)).outcome(snapshot)
+}
+
+/// Judges a flow that lives through a change of policy: its first packet by the policy `before`, and a later one by the
+/// policy `after`, which meets the sessions that the first has opened. Handles of both snapshots are of one state.
+pub fn judge_change(
+    before: &Snapshot,
+    after: &Snapshot,
+    ingress: PortId,
+    first: &PacketMeta,
+) -> (Outcome, Outcome) {
+    let mut sessions: Vec<SessionOpen> = Vec::new();
+    let outline = || Outline::new(before);
+    let was = exchange_with(before, &mut sessions, ingress, *first, outline).outcome(before);
+    let mut later = *first;
+    if first.tuple.protocol == Protocol::TCP {
+        later.tcp_flags = TcpFlags(TcpFlags::ACK);
+    }
+    let is = exchange_with(after, &mut sessions, ingress, later, || Outline::new(after)).outcome(after);
+    (was, is)
 }
 
 /// What a matrix says of one pair.

@@ -12,7 +12,7 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
-pub use judge::{PairReport, ends, first_packet, judge, matrix};
+pub use judge::{PairReport, ends, first_packet, judge, judge_change, matrix};
 pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
 use crate::decision::SessionOpen;
@@ -136,13 +136,23 @@ fn exchange_of<T: Trace>(
     probe: PacketMeta,
     new: impl Fn() -> T,
 ) -> Exchange<T> {
-    let mut sessions: Vec<SessionOpen> = Vec::new();
+    exchange_with(snapshot, &mut Vec::new(), ingress, probe, new)
+}
+
+/// The same with sessions that are there already; what is opened is added to them.
+fn exchange_with<T: Trace>(
+    snapshot: &Snapshot,
+    sessions: &mut Vec<SessionOpen>,
+    ingress: PortId,
+    probe: PacketMeta,
+    new: impl Fn() -> T,
+) -> Exchange<T> {
     let mut out = new();
-    let forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
+    let forward = follow(snapshot, sessions, ingress, probe, &mut out);
     let reverse = match forward.end {
         WayEnd::Arrived(at, tuple) => {
             let mut back = new();
-            let way = follow(snapshot, &mut sessions, at, answer(&probe, tuple), &mut back);
+            let way = follow(snapshot, sessions, at, answer(&probe, tuple), &mut back);
             Some((way, back))
         }
         WayEnd::Beyond | WayEnd::Outside(_) | WayEnd::Dropped(_) => None,
