@@ -22,9 +22,12 @@ pub struct Case {
     pub source: String,
     /// Stated by Microsoft, seen in a capture, or worked out from what is documented.
     pub certainty: Certainty,
-    /// Topologies that are applied one after the other, as Azure takes single requests; `topology.yaml` where none is named.
+    /// Topologies that are applied one after the other; `topology.yaml` where none is named.
     #[serde(default = "first_topology")]
     pub topologies: Vec<String>,
+    /// Whether the topologies after the first change the lab as Azure takes single requests: changed ranges wait for a sync.
+    #[serde(default)]
+    pub as_azure: bool,
     /// The tables, at least one.
     pub tables: Vec<Table>,
 }
@@ -55,13 +58,16 @@ pub enum TableKind {
     EffectiveNsg,
 }
 
-/// What is in force after topologies were applied one after the other; none where there is no topology.
-pub fn compile(topologies: impl IntoIterator<Item = Topology>) -> Option<Snapshot> {
+/// What is in force after topologies were applied one after the other, those behind the first `as_azure` takes requests if
+/// so; none where there is no topology.
+pub fn compile(topologies: impl IntoIterator<Item = Topology>, as_azure: bool) -> Option<Snapshot> {
     let mut state = State::default();
     let mut last = None;
     for topology in topologies {
         let topology = Arc::new(topology);
-        state.step(Event::Apply(Arc::clone(&topology)), Nanos::ZERO);
+        let next = Arc::clone(&topology);
+        let event = if as_azure && last.is_some() { Event::ApplyAsAzure(next) } else { Event::Apply(next) };
+        state.step(event, Nanos::ZERO);
         last = Some(topology);
     }
     last.map(|topology| vnet_fabric::compile(&topology, &state))

@@ -160,7 +160,7 @@ pub fn impact(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow]) -> Impact
         }
         from_the_internet(&mut engine, (before, after), to, &mut report);
     }
-    report.pairs.sort_by(|a, b| a.effect.cmp(&b.effect));
+    report.pairs.sort_by_key(|change| change.effect);
     report.classes = engine.classes();
     report.flows = live(before, after, flows, &mut report.flows_total);
     report

@@ -83,5 +83,5 @@ fn compile(folder: &Path, case: &Case) -> Result<Snapshot> {
             Err(refused) => bail!("{name} is refused:\n{refused}"),
         }
     }
-    vnet_analysis::conformance::compile(topologies).context("case.json names no topology")
+    vnet_analysis::conformance::compile(topologies, case.as_azure).context("case.json names no topology")
 }

@@ -180,34 +180,63 @@ fn service(pair: &PairChange) -> String {
     }
 }
 
-/// Who talks to whom: rows that say the same of several services are one.
-type Talk = (Effect, String, String, String, String);
+/// Names of one cell beyond this number are counted, not printed.
+const NAMES_MAX: usize = 6;
+
+/// Some packets: effect, senders, receivers, what happens now and what would.
+type Talk = (Effect, Vec<String>, Vec<String>, String, String);
+/// The same with the services that it is about.
+type Row = (Talk, Vec<String>);
+
+/// Rows that differ in one column alone are one: `take` cuts that column out, `put` adds to it.
+fn merged(
+    rows: Vec<Row>,
+    take: fn(&mut Row) -> Vec<String>,
+    put: fn(&mut Row) -> &mut Vec<String>,
+) -> Vec<Row> {
+    let mut out: Vec<Row> = Vec::new();
+    let mut index: BTreeMap<Row, usize> = BTreeMap::new();
+    for mut row in rows {
+        let column = take(&mut row);
+        let at = *index.entry(row.clone()).or_insert_with(|| {
+            out.push(row);
+            out.len() - 1
+        });
+        put(&mut out[at]).extend(column);
+    }
+    out
+}
+
+fn named(names: &[String]) -> String {
+    match names.len().checked_sub(NAMES_MAX) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..NAMES_MAX].join(", ")),
+    }
+}
 
 fn impact_text(impact: &ImpactReport, style: Style) -> String {
-    let mut rows: Vec<(Talk, Vec<String>)> = Vec::new();
-    let mut index: BTreeMap<Talk, usize> = BTreeMap::new();
-    for pair in &impact.pairs {
+    let rows = impact.pairs.iter().map(|pair| {
         let from = match pair.source_addresses.first() {
-            Some(first) if pair.source_addresses.len() == 1 => format!("{} ({first})", pair.from.join(", ")),
-            Some(_) => format!("{} ({} prefixes)", pair.from.join(", "), pair.source_addresses.len()),
-            None => pair.from.join(", "),
+            Some(first) if pair.source_addresses.len() == 1 => {
+                vec![format!("{} ({first})", pair.from.join(", "))]
+            }
+            Some(_) => vec![format!("{} ({} prefixes)", pair.from.join(", "), pair.source_addresses.len())],
+            None => pair.from.clone(),
         };
         let to = match pair.public_address {
-            Some(public) => format!("{} ({public})", pair.to.join(", ")),
-            None => pair.to.join(", "),
+            Some(public) => vec![format!("{} ({public})", pair.to.join(", "))],
+            None => pair.to.clone(),
         };
-        let talk = (pair.effect, from, to, shown(&pair.before), shown(&pair.after));
-        let at = *index.entry(talk.clone()).or_insert_with(|| {
-            rows.push((talk, Vec::new()));
-            rows.len() - 1
-        });
-        rows[at].1.push(service(pair));
-    }
+        ((pair.effect, from, to, shown(&pair.before), shown(&pair.after)), vec![service(pair)])
+    });
+    let rows = merged(rows.collect(), |row| std::mem::take(&mut row.1), |row| &mut row.1);
+    let rows = merged(rows, |row| std::mem::take(&mut row.0.1), |row| &mut row.0.1);
+    let rows = merged(rows, |row| std::mem::take(&mut row.0.2), |row| &mut row.0.2);
     let mut text = Vec::new();
     if !rows.is_empty() {
         let mut table = Table::new(&["Effect", "From", "To", "Packets", "Now", "Then"]);
         for ((effect, from, to, before, after), services) in rows {
-            table.row([word(effect, style), from, to, services.join(" "), before, after]);
+            table.row([word(effect, style), named(&from), named(&to), services.join(" "), before, after]);
         }
         text.push(table.render(""));
     }

@@ -99,6 +99,28 @@ async fn a_lab_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn searches_and_impacts_are_answered() {
+    let daemon = Daemon::start();
+    let example = include_str!("../../../examples/hub-spoke.yaml");
+    daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
+    let (status, found) = daemon.json(Method::GET, "/v1/labs/hub/search?to=db&port=443&from=web", None).await;
+    assert_eq!(
+        (status, &found["allowed"][0]["rule"]),
+        (StatusCode::OK, &json!("east-west/web/https")),
+        "{found}"
+    );
+    let (status, error) = daemon.json(Method::GET, "/v1/labs/hub/search?to=nobody", None).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{error}");
+    let (status, same) = daemon.json(Method::POST, "/v1/labs/hub/impact", file(example)).await;
+    assert_eq!((status, &same["pairs"]), (StatusCode::OK, &json!([])), "{same}");
+    let other = example.replace("destinationPorts: [443]", "destinationPorts: [8443]");
+    let (status, changed) = daemon.json(Method::POST, "/v1/labs/hub/impact", file(&other)).await;
+    assert_eq!((status, &changed["pairs"][0]["effect"]), (StatusCode::OK, &json!("drop")), "{changed}");
+    let (status, _) = daemon.json(Method::POST, "/v1/labs/other/impact", file(example)).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_refused_file_has_a_status_and_its_diagnostics() {
     let daemon = Daemon::start();
     for (method, path) in [(Method::PUT, "/v1/labs/hub"), (Method::POST, "/v1/validate")] {
