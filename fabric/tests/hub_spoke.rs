@@ -63,3 +63,8 @@ fn nva_is_as_expected() {
 fn dual_stack_is_as_expected() {
     check_example("dual-stack.yaml");
 }
+
+#[test]
+fn subnet_peering_is_as_expected() {
+    check_example("subnet-peering.yaml");
+}
