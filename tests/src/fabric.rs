@@ -19,6 +19,7 @@ use crate::accept::load;
 use crate::golden::{self, Capacity, FlowCheck, Request, SessionCheck, patched};
 use crate::model::subject::SOURCE_PORT;
 use crate::model::{Lab, Packet};
+use crate::simulation::Simulation;
 use crate::subject::{Line, Outcome, Probe, Subject};
 
 /// At most this many decisions make one way: appliances that are machines, and tunnels.
@@ -247,6 +248,25 @@ impl Subject for Fabric {
                 && (line.source == "User") == user
         };
         Some(lines.filter(same).max_by_key(length))
+    }
+
+    fn route_table(&self, subnet: &str, to: IpAddr) -> Option<String> {
+        let answer = next_hop(&self.snapshot, subnet, to, None).expect("the subnet exists");
+        Some(answer.route_table_id)
+    }
+
+    /// By real packets with growing TTLs.
+    fn hops(&self, from: &str, to: &str, probe: &Probe) -> Vec<String> {
+        let (port, tuple) = self.ask(from, to, probe);
+        let (_, snapshot) = converge(&self.topology);
+        Simulation::new(snapshot).trace(port, tuple)
+    }
+
+    fn links(topology: &Value) -> Result<usize, String> {
+        let topology = Arc::new(load(topology).map_err(|said| format!("{said:?}"))?);
+        let (state, _) = converge(&topology);
+        let halves = state.peerings.values().filter(|status| format!("{:?}", status.state) == "Connected");
+        Ok(halves.count() / 2)
     }
 
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::subject::{Line, Probe, Subject};
 
@@ -51,6 +51,8 @@ pub struct Case {
     pub order: BTreeMap<String, Vec<String>>,
     /// How many machines a subnet takes.
     pub capacity: Vec<Capacity>,
+    /// How many links join every two of so many networks.
+    pub meshes: Vec<Mesh>,
     /// Peering requests, one after the other.
     pub requests: Vec<Request>,
     /// A session that is open when the topology changes.
@@ -67,6 +69,8 @@ pub struct NextHop {
     pub to: IpAddr,
     /// The line that is selected, as in `routes`; the state is left out.
     pub route: String,
+    /// How the identifier of its route table ends, as the command prints it; `System Route` without one.
+    pub table: Option<String>,
 }
 
 /// What becomes of a packet and its answer.
@@ -98,6 +102,8 @@ pub struct PathCheck {
     /// A segment from the middle of a TCP connection that nobody remembers.
     #[serde(default)]
     pub mid_stream: bool,
+    /// What traceroute prints: addresses, `*` for a hop that stays silent; the destination last.
+    pub hops: Option<Vec<String>>,
 }
 
 fn icmp() -> String {
@@ -148,6 +154,16 @@ pub struct Capacity {
     pub first: Option<IpAddr>,
     /// The last of them.
     pub last: Option<IpAddr>,
+}
+
+/// Networks of which every two are peered.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mesh {
+    /// How many networks.
+    pub networks: usize,
+    /// Pairs of halves.
+    pub links: usize,
 }
 
 /// A request about one half of a peering or a network's ranges, and the state after it.
@@ -254,6 +270,12 @@ pub fn check<S: Subject>(topology: &Value, case: &Case) -> Vec<String> {
     for capacity in &case.capacity {
         wrong.extend(S::capacity(capacity));
     }
+    for mesh in &case.meshes {
+        let links = S::links(&meshed(mesh.networks));
+        if links != Ok(mesh.links) {
+            wrong.push(format!("{} networks: expected {} links, got {links:?}", mesh.networks, mesh.links));
+        }
+    }
     if !case.requests.is_empty() {
         wrong.extend(S::requests(&topology, &case.requests));
     }
@@ -271,6 +293,12 @@ pub fn check<S: Subject>(topology: &Value, case: &Case) -> Vec<String> {
         let got = got.map(|line| line.selected());
         if !got.as_deref().is_some_and(|got| same_line(&hop.route, got)) {
             wrong.push(format!("{} to {}: expected {:?}, got {got:?}", hop.from, hop.to, hop.route));
+        }
+        let table = subject.route_table(&hop.from, hop.to);
+        if let (Some(expected), Some(got)) = (&hop.table, table) {
+            if !got.ends_with(expected.as_str()) {
+                wrong.push(format!("{} to {}: expected the table {expected}, got {got}", hop.from, hop.to));
+            }
         }
     }
     for path in &case.paths {
@@ -293,6 +321,19 @@ pub fn check<S: Subject>(topology: &Value, case: &Case) -> Vec<String> {
         wrong.extend(subject.session(&topology, session));
     }
     wrong
+}
+
+/// So many networks, every two of them peered.
+fn meshed(networks: usize) -> Value {
+    let name = |network: usize| format!("v{network}");
+    let network = |local: usize| {
+        let others = (0..networks).filter(|remote| *remote != local);
+        let peerings: serde_json::Map<_, _> = others.map(|remote| (name(remote), json!({}))).collect();
+        let range = format!("10.{}.{}.0/24", local / 256, local % 256);
+        (name(local), json!({"addressSpace": [range], "peerings": peerings}))
+    };
+    let all: serde_json::Map<_, _> = (0..networks).map(network).collect();
+    json!({"name": "mesh", "virtualNetworks": all})
 }
 
 /// A line matches where every word that the example gives is the same; what it leaves out at the end is free.
@@ -334,9 +375,15 @@ pub fn check_path<S: Subject>(path: &PathCheck, subject: &S) -> Vec<String> {
         path.rule.is_none() || path.rule == got.rule,
         path.source_seen_as.is_none() || path.source_seen_as == got.source_seen_as,
     ];
-    if said.into_iter().all(|right| right) {
-        Vec::new()
-    } else {
-        vec![format!("expected {path:?}, got {got:?}")]
+    let mut wrong = Vec::new();
+    if said.into_iter().any(|right| !right) {
+        wrong.push(format!("expected {path:?}, got {got:?}"));
     }
+    if let Some(expected) = &path.hops {
+        let got = subject.hops(&path.from, &path.to, &probe);
+        if *expected != got {
+            wrong.push(format!("{} to {}: expected the hops {expected:?}, got {got:?}", path.from, path.to));
+        }
+    }
+    wrong
 }

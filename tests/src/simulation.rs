@@ -97,6 +97,65 @@ impl Simulation {
         Err(Reason::RoutingLoop)
     }
 
+    /// What traceroute prints: who answers packets of growing TTLs, `*` for a hop that stays silent, and the
+    /// destination, or the reason of the drop, last.
+    pub fn trace(&mut self, port: PortId, tuple: FiveTuple) -> Vec<String> {
+        let mut hops = Vec::new();
+        for ttl in 1..=FORWARDS_MAX as u8 {
+            let mut sent = packet(tuple, false);
+            set_ttl(&mut sent, ttl);
+            match self.answer(port, tuple, framed(&sent)) {
+                Answer::Arrived => {
+                    hops.push(tuple.destination.to_string());
+                    return hops;
+                }
+                Answer::Expired(hop) => hops.push(hop.map_or("*".to_owned(), |hop| hop.to_string())),
+                Answer::Dropped(reason) => {
+                    hops.push(reason.name().to_owned());
+                    return hops;
+                }
+            }
+        }
+        hops
+    }
+
+    fn answer(&mut self, port: PortId, tuple: FiveTuple, mut frame: Vec<u8>) -> Answer {
+        let mark = self.router.shared().drops().mark();
+        let mut at = port;
+        loop {
+            self.now = self.now + Duration::from_millis(1);
+            self.router.begin();
+            self.router.input(at, &mut frame, self.now, &mut self.wires);
+            self.settle();
+            let Some((to, mut arrived)) = self.wires.frames.pop_front() else {
+                let last = self.router.shared().drops().since(mark).last().map(|drop| drop.reason);
+                return match last {
+                    Some(Reason::TtlExceeded) => Answer::Expired(None),
+                    reason => Answer::Dropped(reason.unwrap_or(Reason::Internal)),
+                };
+            };
+            let headers =
+                Headers::parse(&arrived[VNET_HEADER_LEN..]).expect("the router sends sound packets");
+            if to == port && headers.meta.tuple.destination == tuple.source {
+                return Answer::Expired(Some(headers.meta.tuple.source));
+            }
+            if !self.is_to_forward(to, &arrived) {
+                return Answer::Arrived;
+            }
+            // A machine that forwards is a hop: its own kernel answers.
+            let ttl = headers.meta.ttl;
+            if ttl <= 1 {
+                let info = self.router.snapshot().port(to).expect("the router knows its ports");
+                let v4 = tuple.source.is_ipv4();
+                return Answer::Expired(
+                    info.addresses.iter().map(|own| own.addr()).find(|own| own.is_ipv4() == v4),
+                );
+            }
+            set_ttl(&mut arrived[VNET_HEADER_LEN..], ttl - 1);
+            (at, frame) = (to, arrived);
+        }
+    }
+
     fn is_to_forward(&self, port: PortId, frame: &[u8]) -> bool {
         let info = self.router.snapshot().port(port).expect("the router knows its ports");
         let headers = Headers::parse(&frame[VNET_HEADER_LEN..]).expect("the router sends sound packets");
@@ -152,6 +211,28 @@ impl Simulation {
         }
         (entered, left)
     }
+}
+
+/// What becomes of a packet of a small TTL.
+enum Answer {
+    Arrived,
+    Expired(Option<IpAddr>),
+    Dropped(Reason),
+}
+
+/// Sets TTL or hop limit of a packet without options, and an IPv4 header's checksum.
+fn set_ttl(packet: &mut [u8], ttl: u8) {
+    if packet[0] >> 4 == 6 {
+        packet[7] = ttl;
+        return;
+    }
+    packet[8] = ttl;
+    packet[10..12].fill(0);
+    let words = packet[..20].chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// A frame without offloads.

@@ -75,6 +75,15 @@ pub trait Subject: Sized {
     fn routes(&self, subnet: &str) -> Option<Vec<Line>>;
     /// The route that a packet from `VNET/SUBNET` takes; none where the subject doesn't tell.
     fn next_hop(&self, subnet: &str, to: IpAddr) -> Option<Option<Line>>;
+    /// The identifier of the route table that decides there, or `System Route`; none where the subject doesn't tell.
+    fn route_table(&self, subnet: &str, to: IpAddr) -> Option<String>;
+    /// What traceroute prints between two ends.
+    fn hops(&self, from: &str, to: &str, probe: &Probe) -> Vec<String>;
+    /// How many working peerings a topology has.
+    ///
+    /// # Errors
+    /// Why the topology is not accepted.
+    fn links(topology: &Value) -> Result<usize, String>;
     /// The way of a packet between machines, hosts or addresses, and of its answer.
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome;
     /// What the groups at a NIC say: allowed, and by which rule; none where the subject doesn't tell.

@@ -51,3 +51,29 @@ fn validation_accepts_and_refuses_the_worked_examples() {
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
+
+/// The index names every example that there is data for, and nothing else.
+#[test]
+fn every_example_of_the_index_has_its_data() {
+    let index = std::fs::read_to_string(folder().join("index.txt")).expect("the index can be read");
+    let listed: Vec<&str> = index
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split_whitespace().next().expect("a line has a word"))
+        .collect();
+    let examples = discover(folder());
+    let has = |number: &str| examples.iter().any(|(_, example)| example.example == number);
+    let lacking: Vec<_> = listed.iter().filter(|number| !has(number)).collect();
+    assert!(lacking.is_empty(), "no data for {lacking:?}");
+    let unlisted: Vec<_> = examples
+        .iter()
+        .map(|(_, example)| example.example.as_str())
+        .filter(|number| {
+            (number.starts_with("EX-") || number.starts_with("OBS-")) && !listed.contains(number)
+        })
+        .collect();
+    assert!(unlisted.is_empty(), "the index lacks {unlisted:?}");
+    for (path, example) in &examples {
+        assert!(!example.cases.is_empty(), "{} has no cases", path.display());
+    }
+}

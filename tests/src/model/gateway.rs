@@ -70,6 +70,15 @@ pub fn learned_by(lab: &Lab, vnet: &str) -> Vec<IpNet> {
     learned
 }
 
+/// What a subnet knows of it: with a peering of some subnets only these use the other network's gateway.
+pub fn known_in(lab: &Lab, vnet: &str, subnet: &str) -> Vec<IpNet> {
+    let remote = effective(lab, vnet).map(|(_, at)| at).filter(|at| *at != vnet);
+    match remote {
+        Some(at) if !peering::takes_part(lab, (vnet, subnet), at) => Vec::new(),
+        _ => learned_by(lab, vnet),
+    }
+}
+
 /// The connection of a gateway that leads to an address: the longest prefix decides.
 pub fn towards<'a>(lab: &'a Lab, gateway: &str, destination: IpAddr) -> Option<(&'a str, &'a Connection)> {
     let mut best: Option<(u8, &str, &Connection)> = None;

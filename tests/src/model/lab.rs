@@ -65,6 +65,8 @@ pub struct Semantics {
     pub peering_flags: Option<String>,
     /// `include` or `exclude`: a user's default route counts in the tag VirtualNetwork.
     pub virtual_network_tag_default_route: Option<String>,
+    /// `invisible` or `visible`: a VPN gateway shows in traceroute.
+    pub vpn_gateway_hop: Option<String>,
     /// `enabled` or `disabled`: what subnets have that don't say.
     pub default_outbound: Option<String>,
 }
@@ -166,6 +168,12 @@ impl Lab {
             let Some(subnet) = vnets[vnet.as_str()].subnets.get("AzureFirewallSubnet") else { continue };
             let v4 = subnet.prefixes.iter().find(|prefix| matches!(prefix, IpNet::V4(_)));
             firewall.address = v4.and_then(|prefix| lowest_free(vnet, *prefix, &mut used));
+        }
+        for gateway in self.virtual_network_gateways.values_mut() {
+            let vnet = &gateway.virtual_network;
+            let Some(subnet) = vnets[vnet.as_str()].subnets.get("GatewaySubnet") else { continue };
+            let v4 = subnet.prefixes.iter().find(|prefix| matches!(prefix, IpNet::V4(_)));
+            gateway.address = v4.and_then(|prefix| lowest_free(vnet, *prefix, &mut used));
         }
         for nic in self.virtual_machines.values_mut().flat_map(|vm| &mut vm.nics) {
             let (vnet, subnet) = nic.subnet.split_once('/').expect("a NIC's subnet is VNET/SUBNET");

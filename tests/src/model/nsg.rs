@@ -198,7 +198,7 @@ pub fn virtual_network(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
 
 fn known(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
     near(lab, place, address)
-        || gateway::learned_by(lab, place.vnet).iter().any(|prefix| prefix.contains(&address))
+        || gateway::known_in(lab, place.vnet, place.subnet).iter().any(|prefix| prefix.contains(&address))
 }
 
 fn near(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {

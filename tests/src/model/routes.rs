@@ -233,7 +233,7 @@ fn gateway_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     if lab.table(vnet, subnet).is_some_and(|table| table.disable_bgp_route_propagation) {
         return Vec::new();
     }
-    let learned = gateway::learned_by(lab, vnet);
+    let learned = gateway::known_in(lab, vnet, subnet);
     learned.into_iter().map(|prefix| row(Source::Gateway, prefix, Hop::Gateway)).collect()
 }
 

@@ -19,6 +19,9 @@ pub struct Gateway {
     /// Public addresses.
     #[serde(default, rename = "publicIPAddresses")]
     pub public: Vec<IpAddr>,
+    /// Its address in GatewaySubnet, for its first instance.
+    #[serde(skip)]
+    pub address: Option<IpAddr>,
 }
 
 /// A local network gateway.

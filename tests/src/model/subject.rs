@@ -175,6 +175,32 @@ impl Subject for Lab {
         Some(routes::select(&routes::effective(self, vnet, subnet), to).map(|row| self.line(vnet, row)))
     }
 
+    fn route_table(&self, subnet: &str, to: IpAddr) -> Option<String> {
+        let (vnet, name) = split(subnet);
+        let rows = routes::effective(self, vnet, name);
+        let by_user = routes::select(&rows, to).is_some_and(|row| row.source == Source::User);
+        let table = self.vnet(vnet).subnets[name].route_table.as_ref().filter(|_| by_user);
+        Some(table.map_or("System Route".to_owned(), |table| format!("routeTables/{table}")))
+    }
+
+    fn hops(&self, from: &str, to: &str, probe: &Probe) -> Vec<String> {
+        let (from, packet) = self.asked(from, to, probe);
+        let way = walk(self, &from, packet, &[]);
+        let mut hops = way.hops;
+        match way.ending {
+            Ending::Deliver(_) => hops.push(packet.destination.to_string()),
+            Ending::Drop(reason) => hops.push(reason.name().to_owned()),
+        }
+        hops
+    }
+
+    fn links(topology: &Value) -> Result<usize, String> {
+        let lab = Lab::read(topology)?;
+        let halves: usize =
+            lab.virtual_networks.keys().map(|vnet| super::peering::peers(&lab, vnet).count()).sum();
+        Ok(halves / 2)
+    }
+
     fn path(&self, from: &str, to: &str, probe: &Probe) -> Outcome {
         let (from, packet) = self.asked(from, to, probe);
         let way = walk(self, &from, packet, &[]);

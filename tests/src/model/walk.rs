@@ -97,6 +97,8 @@ pub struct Way {
     pub ending: Ending,
     /// Appliances and gateways in order.
     pub via: Vec<String>,
+    /// What traceroute shows of them: an address, or `*`.
+    pub hops: Vec<String>,
     /// Who remembers it now.
     pub sessions: Vec<Function>,
     /// The NSG or firewall rule that judged last.
@@ -158,6 +160,7 @@ struct Walker<'a> {
     packet: Packet,
     known: Known<'a>,
     via: Vec<String>,
+    hops: Vec<String>,
     sessions: Vec<Function>,
     rule: Option<String>,
     translations: Vec<Translation>,
@@ -176,6 +179,7 @@ impl<'a> Walker<'a> {
             packet,
             known,
             via: Vec::new(),
+            hops: Vec::new(),
             sessions: Vec::new(),
             rule: None,
             translations: Vec::new(),
@@ -190,8 +194,8 @@ impl<'a> Walker<'a> {
             Ok(endpoint) => Ending::Deliver(endpoint),
             Err(reason) => Ending::Drop(reason),
         };
-        let Walker { packet, via, sessions, rule, translations, outside, .. } = self;
-        Way { ending, via, sessions, rule, last: packet, translations, outside }
+        let Walker { packet, via, hops, sessions, rule, translations, outside, .. } = self;
+        Way { ending, via, hops, sessions, rule, last: packet, translations, outside }
     }
 
     fn choose<T: Copy>(&mut self, among: &[T]) -> T {
@@ -507,6 +511,9 @@ impl<'a> Walker<'a> {
                     return Ok(endpoint);
                 }
                 self.hop(vm)?;
+                let v4 = self.packet.source.is_ipv4();
+                let own = nic.addresses.iter().find(|address| address.is_ipv4() == v4);
+                self.hops.extend(own.map(IpAddr::to_string));
                 self.leave_nic(vm, index)
             }
         }
@@ -517,6 +524,7 @@ impl<'a> Walker<'a> {
             return self.at_firewall(name);
         }
         self.hop(name)?;
+        self.hops.push("*".to_owned());
         let function = Function::Firewall(name.to_owned());
         if !self.known.sessions.contains(&function) && !self.sessions.contains(&function) {
             // Only of TCP does a firewall ask to have seen the beginning.
@@ -550,6 +558,14 @@ impl<'a> Walker<'a> {
 
     fn through_gateway(&mut self, name: &'a str, hub: &'a str) -> Step {
         self.hop(name)?;
+        if self.lab.semantics.vpn_gateway_hop.as_deref() == Some("visible") {
+            // A gateway behind a tunnel has no way to answer.
+            let before = self.via.iter().rev().nth(1);
+            let tunnelled =
+                before.is_some_and(|name| self.lab.virtual_network_gateways.contains_key(name.as_str()));
+            let address = self.lab.virtual_network_gateways[name].address.filter(|_| !tunnelled);
+            self.hops.push(address.map_or("*".to_owned(), |address| address.to_string()));
+        }
         let rows = routes::of_gateway(self.lab, hub);
         // What would lead nowhere in a table without that peering; a family that the network lacks has no routes.
         let table = routes::effective(self.lab, hub, "GatewaySubnet");
