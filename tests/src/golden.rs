@@ -37,7 +37,7 @@ pub struct Case {
     pub patch: Value,
     /// What only the model knows yet, and why.
     pub model_only: Option<String>,
-    /// Validation refuses it with this code; `*` where Azure's code is not known.
+    /// Validation refuses it with Azure's code, or with the rule's own name where Azure's is not known.
     pub rejects: Option<String>,
     /// Whole effective route tables by `VNET/SUBNET`, as lines `SOURCE STATE PREFIX TYPE [IP]`, in any order.
     pub routes: BTreeMap<String, Vec<String>>,

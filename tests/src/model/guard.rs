@@ -103,6 +103,9 @@ pub struct Firewall {
     /// Private address: the first free one of AzureFirewallSubnet.
     #[serde(skip)]
     pub address: Option<IpAddr>,
+    /// The first instance's address, which comes after it.
+    #[serde(skip)]
+    pub instance: Option<IpAddr>,
 }
 
 /// A firewall policy.

@@ -168,12 +168,13 @@ impl Lab {
             let Some(subnet) = vnets[vnet.as_str()].subnets.get("AzureFirewallSubnet") else { continue };
             let v4 = subnet.prefixes.iter().find(|prefix| matches!(prefix, IpNet::V4(_)));
             firewall.address = v4.and_then(|prefix| lowest_free(vnet, *prefix, &mut used));
+            firewall.instance = v4.and_then(|prefix| lowest_free(vnet, *prefix, &mut used));
         }
         for gateway in self.virtual_network_gateways.values_mut() {
             let vnet = &gateway.virtual_network;
             let Some(subnet) = vnets[vnet.as_str()].subnets.get("GatewaySubnet") else { continue };
             let v4 = subnet.prefixes.iter().find(|prefix| matches!(prefix, IpNet::V4(_)));
-            gateway.address = v4.and_then(|prefix| lowest_free(vnet, *prefix, &mut used));
+            gateway.address = v4.and_then(|prefix| usable(*prefix)).map(|(_, last)| last);
         }
         for nic in self.virtual_machines.values_mut().flat_map(|vm| &mut vm.nics) {
             let (vnet, subnet) = nic.subnet.split_once('/').expect("a NIC's subnet is VNET/SUBNET");

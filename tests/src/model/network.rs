@@ -88,6 +88,18 @@ pub struct Subnet {
     pub private_endpoint_policies: Option<String>,
 }
 
+impl Subnet {
+    /// Groups judge packets for the private endpoints here.
+    pub fn groups_judge_endpoints(&self) -> bool {
+        matches!(self.private_endpoint_policies.as_deref(), Some("Enabled" | "NetworkSecurityGroupEnabled"))
+    }
+
+    /// User-defined routes may beat those of the private endpoints here, and lead their answers.
+    pub fn routes_judge_endpoints(&self) -> bool {
+        matches!(self.private_endpoint_policies.as_deref(), Some("Enabled" | "RouteTableEnabled"))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum SubnetForm {

@@ -113,8 +113,17 @@ pub fn effective(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     let served = |prefix: &IpNet| services.iter().any(|service| service.prefix == *prefix);
 
     let mut rows = Vec::new();
-    for mut row in networks.iter().cloned().chain(private_rows(lab, vnet)) {
+    for mut row in networks.iter().cloned() {
         row.active = !overridden(&row.prefix);
+        rows.push(row);
+    }
+    for (mut row, bound) in private_rows(lab, vnet) {
+        // Its subnet's policies may let any route beat it that is not wider than the endpoint's own network.
+        let wide = |user: &Row| {
+            let bound = bound.as_ref().is_some_and(|bound| user.prefix.prefix_len() >= bound.prefix_len());
+            bound && user.prefix.contains(&row.prefix)
+        };
+        row.active = !overridden(&row.prefix) && !users.iter().any(wide);
         rows.push(row);
     }
     for mut row in internet_rows(lab, vnet) {
@@ -140,12 +149,13 @@ pub fn effective(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
         // not listed; that holds while the system's route is in force.
         let beaten = |network: &Row| {
             let same = network.prefix == row.prefix;
-            same || (network.prefix.contains(&row.prefix) && !overridden(&network.prefix))
+            let in_force = network.hop == Hop::ServiceEndpoint || !overridden(&network.prefix);
+            same || (network.prefix.contains(&row.prefix) && in_force)
         };
-        if networks.iter().any(beaten) {
+        if networks.iter().chain(&services).any(beaten) {
             continue;
         }
-        row.active = !overridden(&row.prefix) && !served(&row.prefix);
+        row.active = !overridden(&row.prefix);
         rows.push(row);
     }
     rows.extend(users.iter().cloned().map(|mut row| {
@@ -179,19 +189,26 @@ fn network_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
     rows
 }
 
-/// A host route for each private endpoint of the network and of those with which it has a working peering.
-fn private_rows(lab: &Lab, vnet: &str) -> Vec<Row> {
+/// A host route for each private endpoint of the network and of those with which it has a working peering; with
+/// it the range that bounds which user's routes beat it, where any may.
+fn private_rows(lab: &Lab, vnet: &str) -> Vec<(Row, Option<IpNet>)> {
     let mut rows = Vec::new();
     for machine in lab.virtual_machines.values().filter(|machine| machine.is_private_endpoint) {
         for nic in &machine.nics {
-            let at = nic.place().0;
+            let (at, subnet) = nic.place();
+            let home = lab.vnet(at);
             for address in nic.addresses.iter().copied() {
                 let in_reach = at == vnet
                     || peering::routed(lab, vnet, at).iter().any(|prefix| prefix.contains(&address));
-                if in_reach {
-                    let hop = Hop::InterfaceEndpoint(at.to_owned());
-                    rows.push(row(Source::Default, IpNet::from(address), hop));
+                if !in_reach {
+                    continue;
                 }
+                let range = home.address_space.list().iter().find(|range| range.contains(&address));
+                let bound = range.copied().filter(|_| home.subnets[subnet].routes_judge_endpoints());
+                rows.push((
+                    row(Source::Default, IpNet::from(address), Hop::InterfaceEndpoint(at.to_owned())),
+                    bound,
+                ));
             }
         }
     }
@@ -255,6 +272,16 @@ pub fn destinations(lab: &Lab, destination: &str) -> Vec<IpNet> {
         Ok(prefix) => vec![prefix],
         Err(_) => lab.tag(destination).unwrap_or_default().to_vec(),
     }
+}
+
+/// What a private endpoint's answers follow: its subnet's routes, without the user's unless policies say so.
+pub fn of_endpoint(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {
+    if lab.vnet(vnet).subnets[subnet].routes_judge_endpoints() {
+        return effective(lab, vnet, subnet);
+    }
+    let mut bare = lab.clone();
+    bare.virtual_networks[vnet].subnets[subnet].route_table = None;
+    effective(&bare, vnet, subnet)
 }
 
 fn user_rows(lab: &Lab, vnet: &str, subnet: &str) -> Vec<Row> {

@@ -19,7 +19,7 @@ pub struct Gateway {
     /// Public addresses.
     #[serde(default, rename = "publicIPAddresses")]
     pub public: Vec<IpAddr>,
-    /// Its address in GatewaySubnet, for its first instance.
+    /// The address of its only instance: the last usable one of GatewaySubnet.
     #[serde(skip)]
     pub address: Option<IpAddr>,
 }

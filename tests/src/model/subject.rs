@@ -84,6 +84,12 @@ impl Lab {
                     .map(|(name, _)| &self.virtual_network_gateways[name].public);
                 public.into_iter().flatten().map(IpAddr::to_string).collect()
             }
+            Hop::Gateway => match gateway::for_routes(self, vnet) {
+                Some((name, _)) => {
+                    self.virtual_network_gateways[name].public.iter().map(IpAddr::to_string).collect()
+                }
+                None => vec!["None".to_owned()],
+            },
             _ => Vec::new(),
         };
         Line {
@@ -279,14 +285,26 @@ impl Subject for Lab {
             Ok(changed) => changed,
             Err(error) => return vec![error],
         };
-        // A changed group judges new flows only; a changed firewall ends the sessions that it would now deny.
+        // A changed group judges new flows only, unless it flushes connections; a changed firewall ends the
+        // sessions that it would now deny.
+        let outlives = |vm: &str, index: usize, direction: Direction| {
+            let nic = &changed.virtual_machines[vm].nics[index];
+            let (vnet, subnet) = nic.place();
+            nsg::order(&changed, nic, direction).all(|group| {
+                let flushes = changed.network_security_groups[group].flush_connection;
+                let place = Place { vnet, subnet };
+                !flushes || nsg::judge(&changed, group, place, direction, &packet).allowed
+            })
+        };
         let kept: Vec<Function> = first
             .sessions
             .iter()
             .cloned()
             .filter_map(|function| match function {
                 // A session lets answers pass; a later packet of its own direction passes as its answer's answer.
-                Function::Nsg(vm, index, direction) => Some(Function::Nsg(vm, index, direction.opposite())),
+                Function::Nsg(vm, index, direction) => {
+                    outlives(&vm, index, direction).then(|| Function::Nsg(vm, index, direction.opposite()))
+                }
                 Function::Firewall(name) => {
                     firewall::judge(&changed, &name, &packet).allowed.then_some(Function::Firewall(name))
                 }

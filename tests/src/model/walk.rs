@@ -261,7 +261,11 @@ impl<'a> Walker<'a> {
         let nic = &machine.nics[index];
         let (vnet, subnet) = nic.place();
         self.groups(vm, index, Direction::Outbound)?;
-        let rows = routes::effective(self.lab, vnet, subnet);
+        let rows = if machine.is_private_endpoint {
+            routes::of_endpoint(self.lab, vnet, subnet)
+        } else {
+            routes::effective(self.lab, vnet, subnet)
+        };
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
         self.follow(Leaving { place: (vnet, subnet), nic: Some((vm, index)), is_gateway: false }, &row)
     }
@@ -274,9 +278,7 @@ impl<'a> Walker<'a> {
         let machine = &self.lab.virtual_machines[vm];
         let nic = &machine.nics[index];
         let (vnet, subnet) = nic.place();
-        let policies = self.lab.vnet(vnet).subnets[subnet].private_endpoint_policies.as_deref();
-        let guards = matches!(policies, Some("Enabled" | "NetworkSecurityGroupEnabled"));
-        if machine.is_private_endpoint && !guards {
+        if machine.is_private_endpoint && !self.lab.vnet(vnet).subnets[subnet].groups_judge_endpoints() {
             return Ok(());
         }
         for group in nsg::order(self.lab, nic, direction) {
@@ -477,7 +479,8 @@ impl<'a> Walker<'a> {
             }
         }
         let (name, firewall) = self.lab.firewall_of(vnet)?;
-        (firewall.address == Some(address)).then_some(Holder::Firewall(name))
+        let own = [firewall.address, firewall.instance];
+        own.contains(&Some(address)).then_some(Holder::Firewall(name))
     }
 
     /// A next hop counts only in the own network or where a peering's route leads.
@@ -520,7 +523,8 @@ impl<'a> Walker<'a> {
     }
 
     fn through_firewall(&mut self, name: &'a str) -> Step {
-        if self.lab.azure_firewalls[name].address == Some(self.packet.destination) {
+        let firewall = &self.lab.azure_firewalls[name];
+        if [firewall.address, firewall.instance].contains(&Some(self.packet.destination)) {
             return self.at_firewall(name);
         }
         self.hop(name)?;
@@ -548,7 +552,7 @@ impl<'a> Walker<'a> {
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
         let privately = !matches!(row.hop, Hop::Internet | Hop::None);
         if privately && firewall::translates(self.lab, name, self.packet.destination) {
-            let seen = firewall.address.ok_or(Reason::NoRoute)?;
+            let seen = firewall.instance.ok_or(Reason::NoRoute)?;
             let by = Endpoint::Firewall(name.to_owned());
             let source = std::mem::replace(&mut self.packet.source, seen);
             self.translations.push(Translation { by, seen, source, inbound: None });
