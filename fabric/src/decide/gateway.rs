@@ -31,14 +31,12 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             let how = if by_user_route { "a user's route" } else { "the network's routes" };
             format!("{} takes it by {how}", gateway.name)
         });
-        self.gateway_hop(index, 0);
+        self.gateway_hop(self.snapshot.gateways[index].instances.first().map(|instance| instance.address));
         Next::Route { subnet: gateway.subnet, sender: Sender::Gateway(index) }
     }
 
-    fn gateway_hop(&mut self, gateway: usize, instance: usize) {
+    fn gateway_hop(&mut self, answer_from: Option<IpAddr>) {
         if self.snapshot.gateway_hop_visible {
-            let answer_from =
-                self.snapshot.gateways[gateway].instances.get(instance).map(|instance| instance.address);
             self.act(Action::DecrementTtl { answer_from });
         }
     }
@@ -152,7 +150,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             format!("{at} opens it from tunnel {}", tunnel.spec.name)
         });
         match tunnel.end {
-            TunnelEnd::Gateway { gateway, instance } => {
+            TunnelEnd::Gateway { gateway, .. } => {
                 let compiled = &snapshot.gateways[gateway];
                 self.trace.pass(Hop::Gateway(gateway));
                 self.place = Some(compiled.location);
@@ -161,7 +159,8 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                 {
                     self.act(Action::Shape(limiter));
                 }
-                self.gateway_hop(gateway, instance);
+                // Behind a tunnel a gateway decrements and stays silent.
+                self.gateway_hop(None);
                 self.hops += 1;
                 Next::Route { subnet: compiled.subnet, sender: Sender::Gateway(gateway) }
             }
