@@ -149,6 +149,7 @@ impl Fabric {
         let found = self.snapshot.ports().find(|port| match &port.kind {
             PortKind::Nic { vm, .. } => &**vm == name,
             PortKind::SiteHost { host, .. } => &**host == name,
+            PortKind::PrivateEndpoint { name: own } => &**own == name,
             _ => false,
         });
         let port = found.map(|port| port.id).or_else(|| self.snapshot.internet_edge());
@@ -192,16 +193,22 @@ impl Fabric {
 
 fn rewrite(tuple: &mut FiveTuple, actions: &[Action]) {
     for action in actions {
-        match action {
+        let port = match action {
             Action::RewriteSource { address, port } => {
                 tuple.source = *address;
                 tuple.source_port = port.unwrap_or(tuple.source_port);
+                port
             }
             Action::RewriteDestination { address, port } => {
                 tuple.destination = *address;
                 tuple.destination_port = port.unwrap_or(tuple.destination_port);
+                port
             }
-            _ => {}
+            _ => continue,
+        };
+        // An echo has one identifier, which stands in both ports.
+        if let (Some(identifier), true) = (port, tuple.protocol.is_icmp()) {
+            (tuple.source_port, tuple.destination_port) = (*identifier, *identifier);
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Translation {
 }
 
 /// The address that the internet sees of a machine: its subnet's NAT gateway's, its own public one, or one that
-/// Azure lends.
+/// Azure lends; and whether it shares that address with others, by ports.
 ///
 /// # Errors
 /// `ProtocolNotSupported` where the method does not carry the protocol; `NoRoute` where there is no method.
@@ -34,20 +34,24 @@ pub fn machine(
     vm: &str,
     index: usize,
     packet: &Packet,
-) -> Result<IpAddr, Reason> {
+) -> Result<(IpAddr, bool), Reason> {
     let v4 = packet.source.is_ipv4();
     let subnet = &lab.vnet(vnet).subnets[subnet];
+    // Whoever forwards for others has to translate by itself.
+    if !lab.virtual_machines[vm].nics[index].addresses.contains(&packet.source) {
+        return Err(Reason::NoRoute);
+    }
     if let Some(address) = of_nat_gateway(lab, subnet.nat_gateway.as_deref(), packet)? {
-        return Ok(address);
+        return Ok((address, true));
     }
     if let Some(public) = lab.virtual_machines[vm].nics[index].public(v4) {
-        return Ok(public);
+        return Ok((public, false));
     }
     let otherwise = lab.semantics.default_outbound.as_deref() != Some("disabled");
     if !v4 || !subnet.default_outbound_access.unwrap_or(otherwise) {
         return Err(Reason::NoRoute);
     }
-    if packet.protocol.is_icmp() { Err(Reason::ProtocolNotSupported) } else { Ok(DEFAULT_OUTBOUND) }
+    if packet.protocol.is_icmp() { Err(Reason::ProtocolNotSupported) } else { Ok((DEFAULT_OUTBOUND, true)) }
 }
 
 fn of_nat_gateway(lab: &Lab, name: Option<&str>, packet: &Packet) -> Result<Option<IpAddr>, Reason> {

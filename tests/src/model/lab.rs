@@ -176,13 +176,15 @@ impl Lab {
             let v4 = subnet.prefixes.iter().find(|prefix| matches!(prefix, IpNet::V4(_)));
             gateway.address = v4.and_then(|prefix| usable(*prefix)).map(|(_, last)| last);
         }
-        for nic in self.virtual_machines.values_mut().flat_map(|vm| &mut vm.nics) {
+        let nics = self.virtual_machines.values_mut();
+        let nics = nics.flat_map(|vm| vm.nics.iter_mut().map(|nic| (vm.is_private_endpoint, nic)));
+        for (one_address, nic) in nics {
             let (vnet, subnet) = nic.subnet.split_once('/').expect("a NIC's subnet is VNET/SUBNET");
             for v4 in [true, false] {
                 let has = nic.addresses.iter().any(|address| address.is_ipv4() == v4);
                 let of_family = |prefix: &&IpNet| matches!(prefix, IpNet::V4(_)) == v4;
                 let free = vnets[vnet].subnets[subnet].prefixes.iter().filter(of_family);
-                if !has {
+                if !has && !(one_address && !nic.addresses.is_empty()) {
                     let found = free.filter_map(|prefix| lowest_free(vnet, *prefix, &mut used)).next();
                     nic.addresses.extend(found);
                 }

@@ -52,6 +52,8 @@ pub struct Place<'a> {
     pub vnet: &'a str,
     /// The subnet.
     pub subnet: &'a str,
+    /// User-defined routes lead packets from there: not those of a private endpoint whose subnet's policies are off.
+    pub has_user_routes: bool,
 }
 
 /// The groups that judge at a NIC, in order.
@@ -141,12 +143,14 @@ fn side_matches(lab: &Lab, place: Place<'_>, sides: [&Many; 2], groups: &[String
         "0.0.0.0/0" => true,
         other => holds(other, address) || tagged(lab, other, address),
     });
-    by_text || labelled(lab, groups, address)
+    by_text || labelled(lab, place.vnet, groups, address)
 }
 
-fn labelled(lab: &Lab, groups: &[String], address: IpAddr) -> bool {
-    let mut nics = lab.virtual_machines.values().flat_map(|vm| &vm.nics);
-    nics.any(|nic| nic.addresses.contains(&address) && nic.groups.iter().any(|group| groups.contains(group)))
+/// A NIC of the group's own network has the address and one of the labels.
+fn labelled(lab: &Lab, vnet: &str, groups: &[String], address: IpAddr) -> bool {
+    let nics = lab.virtual_machines.values().flat_map(|vm| &vm.nics);
+    let mut near = nics.filter(|nic| nic.place().0 == vnet);
+    near.any(|nic| nic.addresses.contains(&address) && nic.groups.iter().any(|group| groups.contains(group)))
 }
 
 /// A tag whose prefixes the file gives.
@@ -191,7 +195,8 @@ pub fn virtual_network(lab: &Lab, place: Place<'_>, address: IpAddr) -> bool {
         return true;
     }
     let skips_default = lab.semantics.virtual_network_tag_default_route.as_deref() == Some("exclude");
-    let routes = lab.table(place.vnet, place.subnet).into_iter().flat_map(|table| &table.routes);
+    let table = lab.table(place.vnet, place.subnet).filter(|_| place.has_user_routes);
+    let routes = table.into_iter().flat_map(|table| &table.routes);
     let mut prefixes = routes.flat_map(|route| routes::destinations(lab, &route.address_prefix));
     prefixes.any(|prefix| prefix.contains(&address) && !(skips_default && prefix.prefix_len() == 0))
 }

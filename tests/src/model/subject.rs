@@ -233,7 +233,8 @@ impl Subject for Lab {
         let packet = Packet { source_port: from.port(), ..Lab::question(from.ip(), to.ip(), &probe) };
         let mut said = None;
         for group in nsg::order(self, nic, direction) {
-            let judgement = nsg::judge(self, group, Place { vnet, subnet }, direction, &packet);
+            let judgement =
+                nsg::judge(self, group, Place { vnet, subnet, has_user_routes: true }, direction, &packet);
             let allowed = judgement.allowed;
             said = Some((allowed, judgement.rule));
             if !allowed {
@@ -292,7 +293,7 @@ impl Subject for Lab {
             let (vnet, subnet) = nic.place();
             nsg::order(&changed, nic, direction).all(|group| {
                 let flushes = changed.network_security_groups[group].flush_connection;
-                let place = Place { vnet, subnet };
+                let place = Place { vnet, subnet, has_user_routes: true };
                 !flushes || nsg::judge(&changed, group, place, direction, &packet).allowed
             })
         };
@@ -305,6 +306,7 @@ impl Subject for Lab {
                 Function::Nsg(vm, index, direction) => {
                     outlives(&vm, index, direction).then(|| Function::Nsg(vm, index, direction.opposite()))
                 }
+                Function::Ports(by) => Some(Function::Ports(by)),
                 Function::Firewall(name) => {
                     firewall::judge(&changed, &name, &packet).allowed.then_some(Function::Firewall(name))
                 }

@@ -88,6 +88,8 @@ pub enum Function {
     Nsg(String, usize, Direction),
     /// A firewall.
     Firewall(String),
+    /// A translation by ports for this sender.
+    Ports(Endpoint),
 }
 
 /// A packet's way.
@@ -281,8 +283,11 @@ impl<'a> Walker<'a> {
         if machine.is_private_endpoint && !self.lab.vnet(vnet).subnets[subnet].groups_judge_endpoints() {
             return Ok(());
         }
+        let has_user_routes =
+            !machine.is_private_endpoint || self.lab.vnet(vnet).subnets[subnet].routes_judge_endpoints();
         for group in nsg::order(self.lab, nic, direction) {
-            let judgement = nsg::judge(self.lab, group, Place { vnet, subnet }, direction, &self.packet);
+            let judgement =
+                nsg::judge(self.lab, group, Place { vnet, subnet, has_user_routes }, direction, &self.packet);
             self.rule = Some(
                 judgement.rule.replace("securityRules", group).replace(&format!("default{group}"), "default"),
             );
@@ -311,7 +316,7 @@ impl<'a> Walker<'a> {
                 self.reach_internet()
             }
             Hop::ServiceEndpoint => {
-                self.keep_address(leaving);
+                self.keep_address(leaving)?;
                 self.reach_internet()
             }
             Hop::VnetLocal => self.deliver_in(leaving, vnet),
@@ -354,15 +359,23 @@ impl<'a> Walker<'a> {
                     self.packet.source = inbound.seen;
                     return Ok(());
                 }
-                self.packet.source = egress::machine(lab, leaving.place, vm, index, &self.packet)?;
+                let (seen, by_ports) = egress::machine(lab, leaving.place, vm, index, &self.packet)?;
+                let function = Function::Ports(by.clone());
+                // Ports are given to what opens a flow.
+                if by_ports && !self.packet.opens && !self.known.sessions.contains(&function) {
+                    return Err(Reason::AsymmetricReturn);
+                }
+                self.sessions.extend(by_ports.then_some(function));
+                self.packet.source = seen;
                 by
             }
             None => {
                 let Some((name, _)) = lab.firewall_of(leaving.place.0).filter(|_| !leaving.is_gateway) else {
                     return Ok(());
                 };
+                // A private source has no answer from the internet.
                 if !firewall::translates(lab, name, self.packet.destination) {
-                    return Ok(());
+                    return Err(Reason::NoRoute);
                 }
                 self.packet.source = egress::firewall(lab, name, &self.packet)?;
                 Endpoint::Firewall(name.to_owned())
@@ -373,11 +386,15 @@ impl<'a> Walker<'a> {
     }
 
     /// A service sees the machine's own address, and answers to it.
-    fn keep_address(&mut self, leaving: Leaving<'a>) {
-        if let Some((vm, index)) = leaving.nic {
-            let (by, source) = (Endpoint::Nic(vm.to_owned(), index), self.packet.source);
-            self.translations.push(Translation { by, seen: source, source, inbound: None });
+    fn keep_address(&mut self, leaving: Leaving<'a>) -> Result<(), Reason> {
+        let Some((vm, index)) = leaving.nic else { return Ok(()) };
+        let source = self.packet.source;
+        if !self.lab.virtual_machines[vm].nics[index].addresses.contains(&source) {
+            return Err(Reason::NoRoute);
         }
+        let by = Endpoint::Nic(vm.to_owned(), index);
+        self.translations.push(Translation { by, seen: source, source, inbound: None });
+        Ok(())
     }
 
     /// A peering of this network would lead to the destination, were it connected: no route of the system's
@@ -502,6 +519,8 @@ impl<'a> Walker<'a> {
         let holder = self.holder(at, address).ok_or(Reason::NextHopUnreachable)?;
         match holder {
             Holder::Firewall(name) => self.through_firewall(name),
+            // The table of the appliance's own subnet leads back to it.
+            Holder::Nic(vm, index) if leaving.nic == Some((vm, index)) => Err(Reason::RoutingLoop),
             Holder::Nic(vm, index) => {
                 let nic = &self.lab.virtual_machines[vm].nics[index];
                 let own = nic.addresses.contains(&self.packet.destination);
