@@ -94,7 +94,7 @@ fn later(lab: &Lab, from: &Endpoint, packet: Packet, forward: &Way, back: &Way) 
         other => other,
     });
     let sessions: Vec<Function> = turned.chain(back.sessions.iter().cloned()).collect();
-    let known = Known { sessions: &sessions, translations: &[] };
+    let known = Known { sessions: &sessions, ..Known::default() };
     walks(lab, from, Packet { opens: packet.protocol == vnet_dataplane::Protocol::UDP, ..packet }, known)
 }
 

@@ -48,7 +48,7 @@ impl Features {
         subnet_peering: false,
         encryption: false,
         route_tags: true,
-        rule_tags: false,
+        rule_tags: true,
         labels: true,
         several_hops: true,
         peering_route_switch: true,
@@ -56,9 +56,9 @@ impl Features {
         private_endpoints: true,
         egress: true,
         firewall_snat: true,
-        untracked: false,
+        untracked: true,
         express: false,
-        readings: false,
+        readings: true,
     };
 }
 

@@ -37,14 +37,15 @@ pub fn machine(
 ) -> Result<(IpAddr, bool), Reason> {
     let v4 = packet.source.is_ipv4();
     let subnet = &lab.vnet(vnet).subnets[subnet];
-    // Whoever forwards for others has to translate by itself.
-    if !lab.virtual_machines[vm].nics[index].addresses.contains(&packet.source) {
+    let machine = &lab.virtual_machines[vm];
+    // Whoever forwards for others has to translate by itself; private endpoints have no way out.
+    if !machine.nics[index].addresses.contains(&packet.source) || machine.is_private_endpoint {
         return Err(Reason::NoRoute);
     }
     if let Some(address) = of_nat_gateway(lab, subnet.nat_gateway.as_deref(), packet)? {
         return Ok((address, true));
     }
-    if let Some(public) = lab.virtual_machines[vm].nics[index].public(v4) {
+    if let Some(public) = machine.nics[index].public(v4) {
         return Ok((public, false));
     }
     let otherwise = lab.semantics.default_outbound.as_deref() != Some("disabled");

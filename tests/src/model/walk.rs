@@ -120,12 +120,14 @@ pub struct Known<'a> {
     pub sessions: &'a [Function],
     /// Translations that answers undo.
     pub translations: &'a [Translation],
+    /// The packet answers the flow.
+    pub is_answer: bool,
 }
 
 /// The way of a packet that an endpoint sends; `sessions` are those of an earlier packet of the other
 /// direction. Where a hash chooses among next hops, the first one.
 pub fn walk(lab: &Lab, from: &Endpoint, packet: Packet, sessions: &[Function]) -> Way {
-    let known = Known { sessions, translations: &[] };
+    let known = Known { sessions, ..Known::default() };
     walks(lab, from, packet, known).swap_remove(0)
 }
 
@@ -153,7 +155,7 @@ pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: Known<'_>) -> Ve
 /// Every way that the answer may take.
 pub fn walks_back(lab: &Lab, forward: &Way) -> Option<Vec<Way>> {
     let Ending::Deliver(endpoint) = &forward.ending else { return None };
-    let known = Known { sessions: &forward.sessions, translations: &forward.translations };
+    let known = Known { sessions: &forward.sessions, translations: &forward.translations, is_answer: true };
     Some(walks(lab, endpoint, forward.last.reply(), known))
 }
 
@@ -169,7 +171,14 @@ struct Walker<'a> {
     outside: bool,
     /// Which of how many next hops is taken at each choice; the rest takes the first.
     script: Vec<usize>,
-    choices: Vec<(usize, usize)>,
+    choices: Vec<Choice>,
+}
+
+/// Which of several next hops a flow takes.
+struct Choice {
+    flow: IpAddr,
+    among: Vec<IpAddr>,
+    chosen: usize,
 }
 
 type Step = Result<Endpoint, Reason>;
@@ -200,17 +209,23 @@ impl<'a> Walker<'a> {
         Way { ending, via, hops, sessions, rule, last: packet, translations, outside }
     }
 
-    fn choose<T: Copy>(&mut self, among: &[T]) -> T {
+    /// One of several next hops. The hash is of the flow: among the same addresses it chooses the same again.
+    fn choose(&mut self, among: &[IpAddr]) -> IpAddr {
+        let flow = self.packet.source;
+        let before = self.choices.iter().find(|choice| choice.flow == flow && choice.among == among);
+        if let Some(Choice { chosen, .. }) = before {
+            return among[*chosen];
+        }
         let chosen = self.script.get(self.choices.len()).copied().unwrap_or(0);
-        self.choices.push((chosen, among.len()));
+        self.choices.push(Choice { flow, among: among.to_vec(), chosen });
         among[chosen]
     }
 
     /// The choices of the next way; empty after the last one.
     fn next_script(&self) -> Vec<usize> {
-        let last = self.choices.iter().rposition(|(chosen, of)| chosen + 1 < *of);
+        let last = self.choices.iter().rposition(|choice| choice.chosen + 1 < choice.among.len());
         let Some(last) = last else { return Vec::new() };
-        let mut script: Vec<usize> = self.choices[..=last].iter().map(|(chosen, _)| *chosen).collect();
+        let mut script: Vec<usize> = self.choices[..=last].iter().map(|choice| choice.chosen).collect();
         script[last] += 1;
         script
     }
@@ -361,8 +376,9 @@ impl<'a> Walker<'a> {
                 }
                 let (seen, by_ports) = egress::machine(lab, leaving.place, vm, index, &self.packet)?;
                 let function = Function::Ports(by.clone());
-                // Ports are given to what opens a flow.
-                if by_ports && !self.packet.opens && !self.known.sessions.contains(&function) {
+                // Ports are given to what opens a flow, if it can be told.
+                let is_tcp = self.packet.protocol == Protocol::TCP;
+                if by_ports && is_tcp && !self.packet.opens && !self.known.sessions.contains(&function) {
                     return Err(Reason::AsymmetricReturn);
                 }
                 self.sessions.extend(by_ports.then_some(function));
@@ -373,6 +389,9 @@ impl<'a> Walker<'a> {
                 let Some((name, _)) = lab.firewall_of(leaving.place.0).filter(|_| !leaving.is_gateway) else {
                     return Ok(());
                 };
+                if self.answers_through(name) {
+                    return Ok(());
+                }
                 // A private source has no answer from the internet.
                 if !firewall::translates(lab, name, self.packet.destination) {
                     return Err(Reason::NoRoute);
@@ -564,13 +583,21 @@ impl<'a> Walker<'a> {
         self.leave_firewall(name)
     }
 
+    /// The packet answers a flow that this firewall remembers: nothing of it is translated anew.
+    fn answers_through(&self, name: &str) -> bool {
+        self.known.is_answer && self.known.sessions.contains(&Function::Firewall(name.to_owned()))
+    }
+
     fn leave_firewall(&mut self, name: &'a str) -> Step {
         let firewall = &self.lab.azure_firewalls[name];
         let place = (firewall.virtual_network.as_str(), "AzureFirewallSubnet");
         let rows = routes::effective(self.lab, place.0, place.1);
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
         let privately = !matches!(row.hop, Hop::Internet | Hop::None);
-        if privately && firewall::translates(self.lab, name, self.packet.destination) {
+        if privately
+            && !self.answers_through(name)
+            && firewall::translates(self.lab, name, self.packet.destination)
+        {
             let seen = firewall.instance.ok_or(Reason::NoRoute)?;
             let by = Endpoint::Firewall(name.to_owned());
             let source = std::mem::replace(&mut self.packet.source, seen);
