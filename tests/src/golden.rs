@@ -295,10 +295,10 @@ pub fn check<S: Subject>(topology: &Value, case: &Case) -> Vec<String> {
             wrong.push(format!("{} to {}: expected {:?}, got {got:?}", hop.from, hop.to, hop.route));
         }
         let table = subject.route_table(&hop.from, hop.to);
-        if let (Some(expected), Some(got)) = (&hop.table, table) {
-            if !got.ends_with(expected.as_str()) {
-                wrong.push(format!("{} to {}: expected the table {expected}, got {got}", hop.from, hop.to));
-            }
+        if let (Some(expected), Some(got)) = (&hop.table, table)
+            && !got.ends_with(expected.as_str())
+        {
+            wrong.push(format!("{} to {}: expected the table {expected}, got {got}", hop.from, hop.to));
         }
     }
     for path in &case.paths {

@@ -45,8 +45,8 @@ pub struct Features {
 impl Features {
     /// What router and fabric know.
     pub const BUILT: Features = Features {
-        subnet_peering: false,
-        encryption: false,
+        subnet_peering: true,
+        encryption: true,
         route_tags: true,
         rule_tags: true,
         labels: true,
@@ -57,7 +57,7 @@ impl Features {
         egress: true,
         firewall_snat: true,
         untracked: true,
-        express: false,
+        express: true,
         readings: true,
     };
 }

@@ -184,7 +184,8 @@ impl Lab {
                 let has = nic.addresses.iter().any(|address| address.is_ipv4() == v4);
                 let of_family = |prefix: &&IpNet| matches!(prefix, IpNet::V4(_)) == v4;
                 let free = vnets[vnet].subnets[subnet].prefixes.iter().filter(of_family);
-                if !has && !(one_address && !nic.addresses.is_empty()) {
+                let enough = has || (one_address && !nic.addresses.is_empty());
+                if !enough {
                     let found = free.filter_map(|prefix| lowest_free(vnet, *prefix, &mut used)).next();
                     nic.addresses.extend(found);
                 }

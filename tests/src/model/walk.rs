@@ -486,7 +486,11 @@ impl<'a> Walker<'a> {
 
     fn between_machines(&self, leaving: Leaving<'a>, vm: &str, index: usize) -> Result<(), Reason> {
         let Some((from, number)) = leaving.nic else { return Ok(()) };
-        let nic = |name: &str, index: usize| &self.lab.virtual_machines[name].nics[index];
+        let machines = &self.lab.virtual_machines;
+        if [from, vm].iter().any(|name| machines[*name].is_private_endpoint) {
+            return Ok(());
+        }
+        let nic = |name: &str, index: usize| &machines[name].nics[index];
         peering::encrypted(self.lab, nic(from, number), nic(vm, index))
     }
 
