@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use vnet_api::{ProbeRequest, ProbeResult, Protocol};
 use vnet_dataplane::{FiveTuple, Reason};
+use vnet_fabric::snapshot::{PortInfo, PortKind};
 
-use super::blueprint::Blueprint;
+use super::blueprint::{Blueprint, Role};
 use super::evidence::Evidence;
 use super::lab::Lab;
 use crate::api::{Answer, ApiError};
@@ -62,9 +63,15 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
     let sources = source.map_or_else(|| addresses(&view.blueprint, &from), |address| vec![address]);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
         Ok(address) => {
-            (holder(&view.blueprint, address).map(|name| open(&name)).transpose()?.flatten(), vec![address])
+            let name = holder(&view.blueprint, address).or_else(|| holder_of_public(lab, address));
+            (name.map(|name| open(&name)).transpose()?.flatten(), vec![address])
         }
-        Err(_) if view.machines.contains_key(to) => (open(to)?, addresses(&view.blueprint, to)),
+        Err(_) if view.machines.contains_key(to) => {
+            let outside =
+                view.blueprint.namespaces.get(&from).is_some_and(|from| from.role == Role::InternetHost);
+            let public = if outside { public_addresses(lab, to) } else { Vec::new() };
+            (open(to)?, if public.is_empty() { addresses(&view.blueprint, to) } else { public })
+        }
         Err(_) => return Err(ApiError::not_found("machine or address", to)),
     };
     let pair = destinations.iter().find_map(|destination| {
@@ -75,6 +82,26 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
         return Err(ApiError::bad_request(format!("'{from}' and '{to}' have no address family in common.")));
     };
     Ok(Ends { from: sender, source, to: receiver, destination })
+}
+
+/// The public addresses of a machine: the Internet knows no others.
+fn public_addresses(lab: &Lab, machine: &str) -> Vec<IpAddr> {
+    let snapshot = lab.snapshot();
+    let own = |info: &&PortInfo| matches!(&info.kind, PortKind::Nic { vm, .. } if **vm == *machine);
+    let public = |info: &PortInfo| -> Vec<IpAddr> {
+        let private = info.addresses.iter().map(ipnet::IpNet::addr);
+        private.filter_map(|address| snapshot.public_address(info.id, address)).collect()
+    };
+    snapshot.ports().filter(own).flat_map(public).collect()
+}
+
+/// The machine that has this public address.
+fn holder_of_public(lab: &Lab, address: IpAddr) -> Option<String> {
+    let snapshot = lab.snapshot();
+    match &snapshot.port(snapshot.holder_of_public(address)?)?.kind {
+        PortKind::Nic { vm, .. } => Some(vm.to_string()),
+        _ => None,
+    }
 }
 
 /// The machine that has this address, if only one has.

@@ -125,8 +125,9 @@ fn exchange<T: Trace>(
     let ingress = from.port.ok_or_else(|| crate::effective::unknown(snapshot, &from.name))?;
     let port = asked_port(protocol, port);
     // A machine of the lab is reached from the Internet by its public address.
-    let destination =
-        if Some(ingress) == snapshot.edge { public_of(snapshot, destination) } else { destination };
+    let public = to.port.filter(|_| Some(ingress) == snapshot.edge);
+    let public = public.and_then(|port| snapshot.public_address(port, destination));
+    let destination = public.unwrap_or(destination);
     Ok(exchange_of(snapshot, ingress, probe(protocol, source, destination, port), new))
 }
 
@@ -290,11 +291,6 @@ fn less_certain(one: Certainty, other: Certainty) -> Certainty {
         Certainty::Disputed => 3,
     };
     if rank(other) > rank(one) { other } else { one }
-}
-
-fn public_of(snapshot: &Snapshot, address: IpAddr) -> IpAddr {
-    let all = snapshot.nics.iter().flat_map(|nic| nic.public.iter());
-    all.into_iter().find(|(private, _)| *private == address).map_or(address, |(_, public)| *public)
 }
 
 fn probe(protocol: ProbeProtocol, source: IpAddr, destination: IpAddr, port: Option<u16>) -> PacketMeta {

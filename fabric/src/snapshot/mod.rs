@@ -142,6 +142,20 @@ impl Snapshot {
         self.host_egress
     }
 
+    /// The public address that stands for a private one at this port, if there is one.
+    pub fn public_address(&self, port: PortId, private: IpAddr) -> Option<IpAddr> {
+        let Some(Owner::Nic(nic)) = self.owner(port) else { return None };
+        self.nics[nic].public.iter().find(|(own, _)| *own == private).map(|(_, public)| *public)
+    }
+
+    /// The port of the NIC that has this public address.
+    pub fn holder_of_public(&self, address: IpAddr) -> Option<PortId> {
+        match self.edge_owners.get(&address)? {
+            EdgeAddress::Nic { nic, .. } => Some(self.nics[*nic].port),
+            _ => None,
+        }
+    }
+
     /// NAT gateways by name, with the function whose sessions hold their ports.
     pub fn nat_gateways(&self) -> impl Iterator<Item = (&str, FunctionId)> {
         self.nat_gateways.iter().map(|gateway| (&*gateway.name, gateway.function))

@@ -16,6 +16,8 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("egress::errors_come_back_through_translation", errors).needs(&["traceroute", "socat"]),
     Lab::new("egress::translated_connections_outlive_the_daemon", outlives_kill).needs(&["nc"]),
     Lab::new("egress::both_families_by_a_nat_gateway", both_families).needs(&["nc", "ping"]),
+    Lab::new("egress::an_appliance_translates_on_the_way_out", appliance).needs(&["nc", "nft"]),
+    Lab::new("egress::the_example_proves_itself", example),
 ];
 
 const WAYS: &str = "\
@@ -277,5 +279,56 @@ fn both_families(scene: &Scene) -> Result<()> {
     for to in [EXAMPLE, "2001:db8::80"] {
         lab.expect_ping("a", to)?;
     }
+    Ok(())
+}
+
+const APPLIANCE: &str = "\
+name: appliance
+virtualNetworks:
+  hub:
+    addressSpace: [10.0.0.0/16]
+    subnets: {nva: 10.0.2.0/24}
+    peerings: {spoke: {allowForwardedTraffic: true}}
+  spoke:
+    addressSpace: [10.1.0.0/16]
+    subnets: {app: {addressPrefix: 10.1.0.0/24, routeTable: via}}
+    peerings: {hub: {allowForwardedTraffic: true}}
+routeTables:
+  via: {routes: [{name: all, addressPrefix: 0.0.0.0/0, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.2.4}]}
+virtualMachines:
+  web: {subnet: spoke/app, privateIPAddress: 10.1.0.4}
+  nva:
+    networkInterfaces: [{subnet: hub/nva, privateIPAddresses: [10.0.2.4], enableIPForwarding: true, publicIPAddress: 203.0.113.10}]
+    run:
+      - echo 1 > /proc/sys/net/ipv4/ip_forward
+      - nft add table ip nat
+      - nft add chain ip nat out '{ type nat hook postrouting priority 100; }'
+      - nft add rule ip nat out oifname eth0 masquerade # translate
+      - echo ready
+internet: {hosts: {example: 203.0.113.80}}
+";
+
+fn appliance(scene: &Scene) -> Result<()> {
+    let lab = scene.up(APPLIANCE)?;
+    wait_until("the appliance is set up", Duration::from_secs(10), || {
+        Ok(lab.ctl(&["logs", "nva"])?.ok()?.stdout.contains("ready"))
+    })?;
+    let mut server = witness(&lab, "example", 80)?;
+    let came = seen(&lab, "web", EXAMPLE, 80, &mut server)?;
+    ensure!(came == "203.0.113.10", "{came} is the appliance's public address");
+    ensure!(predicted(&lab, "web", "example", "tcp/80")? == came, "the prediction");
+    // Without translation the fabric knows no answer's way.
+    ensure!(lab.exec("nva", &["nft", "delete", "table", "ip", "nat"])?.success(), "the table goes");
+    lab.expect_drop("NoRoute", || {
+        ensure!(!lab.connects("web", EXAMPLE, 80)?, "a foreign source does not leave");
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn example(scene: &Scene) -> Result<()> {
+    let lab = scene.up(include_str!("../../../examples/egress.yaml"))?;
+    let proof = lab.ctl(&["test"])?;
+    ensure!(proof.success() && !proof.stdout.contains("[FAIL]"), "{}{}", proof.stdout, proof.stderr);
     Ok(())
 }
