@@ -14,22 +14,7 @@ use vnet_tests::generate::{Features, sketch};
 use vnet_tests::subject::Subject;
 
 /// Everything that tells headers apart and does not spread flows over equal paths.
-const FEATURES: Features = Features {
-    subnet_peering: true,
-    encryption: true,
-    route_tags: true,
-    rule_tags: true,
-    labels: true,
-    several_hops: false,
-    peering_route_switch: true,
-    services: true,
-    private_endpoints: true,
-    egress: true,
-    firewall_snat: true,
-    untracked: true,
-    express: true,
-    readings: true,
-};
+const FEATURES: Features = Features { several_hops: false, ..Features::BUILT };
 
 /// Numbers by which one header is chosen: the set, the address in it, source port and destination port.
 type Choice = (usize, u128, u16, u16);
