@@ -14,6 +14,8 @@ use crate::output::{Table, count};
 
 /// Prefixes of one set beyond this number are counted, not printed.
 const PREFIXES_MAX: usize = 4;
+/// Senders of one row beyond this number are counted, not printed.
+const SENDERS_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Search {
@@ -136,9 +138,14 @@ fn table(report: &SearchReport) -> String {
     let mut table = Table::new(&["From", "Packets", "Verdict", "Way", "Decided By"]);
     for (reaches, sources) in grouped(&report.allowed).into_iter().chain(grouped(&report.denied)) {
         let Some(first) = reaches.first() else { continue };
-        let names: Vec<&str> = reaches.iter().map(|reach| reach.from.as_str()).collect();
-        let from =
-            if sources.is_empty() { names.join(", ") } else { format!("{} ({sources})", names.join(", ")) };
+        let names: Vec<&str> = reaches.iter().take(SENDERS_MAX).map(|reach| reach.from.as_str()).collect();
+        let mut from = names.join(", ");
+        if reaches.len() > SENDERS_MAX {
+            from.push_str(&format!(" and {} more", reaches.len() - SENDERS_MAX));
+        }
+        if !sources.is_empty() {
+            from.push_str(&format!(" ({sources})"));
+        }
         let verdict = &first.verdict;
         let word = verdict.reason.as_deref().unwrap_or("Allow");
         let word = if verdict.some_flows { format!("{word} (some flows)") } else { word.to_owned() };
