@@ -119,12 +119,23 @@ fn drops_without_session(scene: &Scene) -> Result<()> {
 
 fn revokes(scene: &Scene) -> Result<()> {
     let lab = scene.up(TOPOLOGY)?;
+    let without = edited(TOPOLOGY, "destinationPorts: ['443']", "destinationPorts: ['8443']");
     let mut server = lab.serve("db", 443, &["nc", "-l", "443"])?;
     let mut client = lab.spawn("web", &["nc", "10.2.0.4", "443"])?;
     client.write("allowed\n")?;
     server.wait_for("allowed", Duration::from_secs(5))?;
 
-    lab.apply(&edited(TOPOLOGY, "destinationPorts: ['443']", "destinationPorts: ['8443']"))?.ok()?;
+    // A plan names the connection that the change would end, and touches nothing.
+    let plan = lab.plan(&without, &["--impact", "-o", "json"])?.ok()?;
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout)?;
+    let flows = plan["impact"]["flows"].as_array().cloned().unwrap_or_default();
+    let ours = |flow: &&serde_json::Value| flow["from"] == "web/eth0" && flow["destinationPort"] == 443;
+    let flow = flows.iter().find(ours);
+    ensure!(flow.is_some_and(|flow| flow["effect"] == "drop"), "the plan names the connection: {plan}");
+    client.write("still there\n")?;
+    server.wait_for("still there", Duration::from_secs(5))?;
+
+    lab.apply(&without)?.ok()?;
     let before = lab.drops("FirewallDeny")? + lab.drops("FirewallNoSession")?;
     client.write("too late\n")?;
     wait_until("the firewall drops it", Duration::from_secs(5), || {
