@@ -18,6 +18,8 @@ use crate::wait::wait_until;
 
 /// How long any one command may take.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// How long queued packets may take to leave.
+const BALANCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon with a socket and a state folder of its own; its clones are the same daemon.
 #[derive(Clone)]
@@ -194,17 +196,22 @@ pub struct Lab {
     file: PathBuf,
     artifacts: PathBuf,
     is_up: bool,
+    complaints: Complaints,
 }
+
+/// What was found wrong where no result can be returned: the scene fails for it.
+pub type Complaints = Arc<Mutex<Vec<String>>>;
 
 impl Lab {
     /// A lab of this name that is not up yet; its topology file will lie in `folder`.
-    pub fn new(daemon: Daemon, name: &str, folder: &Path, artifacts: &Path) -> Lab {
+    pub fn new(daemon: Daemon, name: &str, folder: &Path, artifacts: &Path, complaints: Complaints) -> Lab {
         Lab {
             daemon,
             name: name.to_owned(),
             file: folder.join(format!("{name}.yaml")),
             artifacts: artifacts.to_owned(),
             is_up: false,
+            complaints,
         }
     }
 
@@ -281,9 +288,34 @@ impl Lab {
     /// # Errors
     /// `vnetctl` could not be run or failed.
     pub fn down(&mut self) -> Result<Output> {
+        self.expect_balance()?;
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> Result<Output> {
         let output = self.ctl(&["down"])?.ok()?;
         self.is_up = false;
         Ok(output)
+    }
+
+    /// Every packet that came in or was made has gone out or has a reason; what is queued gets its time.
+    ///
+    /// # Errors
+    /// The sums differ.
+    pub fn expect_balance(&self) -> Result<()> {
+        if !self.is_up || !self.daemon.is_alive() {
+            return Ok(());
+        }
+        wait_until("packets in and out agree", BALANCE_LIMIT, || {
+            let scrape = self.daemon.metrics()?;
+            let sum = |fate: &str| scrape.sum("vnet_packets_total", &[("lab", &self.name), ("fate", fate)]);
+            let [received, generated, sent, dropped] = ["received", "generated", "sent", "dropped"].map(sum);
+            ensure!(
+                received + generated == sent + dropped,
+                "{received} received and {generated} generated, {sent} sent and {dropped} dropped"
+            );
+            Ok(true)
+        })
     }
 
     /// Any verb of `vnetctl`, for this lab.
@@ -492,7 +524,11 @@ impl Drop for Lab {
             }
         }
         let _ = fs::copy(&self.file, self.artifacts.join(format!("{}.yaml", self.name)));
-        if let Err(error) = self.down() {
+        if let Err(error) = self.expect_balance() {
+            let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+            complaints.push(format!("{}: {error:#}", self.name));
+        }
+        if let Err(error) = self.take_down() {
             // The scene finds what is left and fails for it.
             eprintln!("{}: {error:#}", self.name);
         }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
 
 use crate::binaries::{binaries, workspace};
 use crate::host;
-use crate::lab::{Daemon, Lab as RunningLab};
+use crate::lab::{Complaints, Daemon, Lab as RunningLab};
 use crate::process::find_program;
 
 /// The body of a lab.
@@ -93,7 +93,7 @@ impl Lab {
             Ok(result) => result,
             Err(panic) => Err(anyhow::Error::msg(message_of(panic.as_ref()))),
         };
-        let outcome = outcome.and_then(|()| scene.nothing_left());
+        let outcome = outcome.and_then(|()| scene.nothing_left()).and_then(|()| scene.nothing_wrong());
         match outcome {
             Ok(()) => {
                 // A folder that stays behind does no harm.
@@ -121,6 +121,7 @@ pub struct Scene {
     artifacts: PathBuf,
     folder: tempfile::TempDir,
     next: AtomicU32,
+    complaints: Complaints,
 }
 
 impl std::panic::RefUnwindSafe for Scene {}
@@ -136,7 +137,7 @@ impl Scene {
         let folder = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir()?;
         // Programs inside machines may run as another user.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        Ok(Scene { prefix, artifacts, folder, next: AtomicU32::new(0) })
+        Ok(Scene { prefix, artifacts, folder, next: AtomicU32::new(0), complaints: Complaints::default() })
     }
 
     /// Where logs and captures go.
@@ -176,7 +177,13 @@ impl Scene {
 
     /// A lab on this daemon that is not up yet.
     pub fn lab_on(&self, daemon: Daemon) -> RunningLab {
-        RunningLab::new(daemon, &self.unique_name(), self.folder.path(), &self.artifacts)
+        RunningLab::new(
+            daemon,
+            &self.unique_name(),
+            self.folder.path(),
+            &self.artifacts,
+            Complaints::clone(&self.complaints),
+        )
     }
 
     /// Brings a topology up with a daemon of its own. The text's `name:` is replaced by a unique one.
@@ -195,6 +202,13 @@ impl Scene {
         let mut lab = self.lab_on(daemon);
         lab.up(topology)?.ok()?;
         Ok(lab)
+    }
+
+    /// No lab complained when it went.
+    fn nothing_wrong(&self) -> Result<()> {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(complaints.is_empty(), "{}", complaints.join("; "));
+        Ok(())
     }
 
     /// Nothing on the host carries a name of this scene any more.

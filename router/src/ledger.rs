@@ -66,6 +66,32 @@ impl Default for PortCounts {
     }
 }
 
+/// What became of packets: those received and made are those sent and dropped, but for what is queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// Packets from ports.
+    pub received: u64,
+    /// Packets that the router made.
+    pub generated: u64,
+    /// Packets out of ports.
+    pub sent: u64,
+    /// Packets dropped, for whatever reason.
+    pub dropped: u64,
+}
+
+impl std::ops::Add for Balance {
+    type Output = Balance;
+
+    fn add(self, other: Balance) -> Balance {
+        Balance {
+            received: self.received + other.received,
+            generated: self.generated + other.generated,
+            sent: self.sent + other.sent,
+            dropped: self.dropped + other.dropped,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Chunked<T> {
     chunks: Box<[OnceLock<Box<[T]>>]>,
@@ -81,6 +107,10 @@ impl<T: Default> Chunked<T> {
         let chunk = self.chunks.get(index / CHUNK)?;
         let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| T::default()).collect());
         chunk.get(index % CHUNK)
+    }
+
+    fn made(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter())
     }
 
     fn peek(&self, index: usize) -> Option<&T> {
@@ -149,6 +179,18 @@ impl Ledger {
         self.ports.peek(port.index())
     }
 
+    /// The sums over all ports that there are or were.
+    pub fn balance(&self) -> Balance {
+        let of = |counts: &PortCounts| Balance {
+            received: counts.received.packets.get(),
+            generated: 0,
+            sent: counts.sent.packets.get(),
+            dropped: counts.drops.iter().map(Single::get).sum(),
+        };
+        let made = Balance { generated: self.generated.packets.get(), ..Balance::default() };
+        self.ports.made().map(of).fold(made, |sum, port| sum + port)
+    }
+
     /// (packets, bytes) of a counter.
     pub fn counter(&self, counter: CounterId) -> (u64, u64) {
         self.counters.peek(counter.index()).map_or((0, 0), |pair| (pair.packets.get(), pair.bytes.get()))
@@ -175,6 +217,10 @@ mod tests {
         assert_eq!((port.received.packets.get(), port.received.bytes.get()), (2, 3000));
         assert_eq!(port.drops[Reason::NsgDeny as usize].get(), 1);
         assert_eq!(port.drops[Reason::RouteNone as usize].get(), 0);
+        ledger.sent(PortId(2_000), 1, 1500);
+        ledger.made(1, 56);
+        let balance = Balance { received: 2, generated: 1, sent: 1, dropped: 1 };
+        assert_eq!(ledger.balance(), balance);
         assert_eq!(ledger.counter(CounterId(5000)), (1, 40));
         assert_eq!(ledger.counter(CounterId(4999)), (0, 0));
         assert_eq!(ledger.hits(RuleId(7)), 1);

@@ -17,7 +17,7 @@ mod slow;
 mod tunnels;
 
 pub use drops::{DropLog, DropRecord};
-pub use ledger::{Ledger, Pair, PortCounts, Single};
+pub use ledger::{Balance, Ledger, Pair, PortCounts, Single};
 pub use output::Output;
 pub use rates::Rates;
 pub use router::{FlowRecord, Router, RouterOptions};

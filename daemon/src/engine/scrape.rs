@@ -6,6 +6,7 @@ use vnet_dataplane::{CounterId, FunctionId, PortId, Reason};
 use vnet_fabric::RuleId;
 use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
 use vnet_gateway::ConnectionStatus;
+use vnet_router::Balance;
 
 use super::lab::Lab;
 use super::live::{drop_counts, tunnel_statuses};
@@ -21,6 +22,11 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
     let (firewall_rules, nsg_rules) = rules(lab, &snapshot);
     LabCounters {
         lab: lab.name.clone(),
+        balance: lab
+            .workers
+            .iter()
+            .map(|worker| worker.ledger.balance())
+            .fold(Balance::default(), |sum, worker| sum + worker),
         nics: nics(lab, &snapshot),
         peerings: peerings(lab, &snapshot),
         drops: drops(lab),

@@ -1,6 +1,7 @@
 //! The counters of one lab as the engine sums them for a scrape.
 
 use vnet_dataplane::Reason;
+use vnet_router::Balance;
 
 /// Which way, as seen from the counted object: a NIC, a tunnel end, an NSG.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,8 @@ pub struct WorkerCounter {
 pub struct LabCounters {
     /// The lab.
     pub lab: String,
+    /// Over all ports.
+    pub balance: Balance,
     /// Per NIC and direction.
     pub nics: Vec<NicCounter>,
     /// Per peering and direction.

@@ -5,6 +5,8 @@ use prometheus::{
     CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use vnet_router::Balance;
+
 use super::counters::{Direction, LabCounters, Traffic};
 
 /// Buckets of an apply, in seconds: a changed rule takes milliseconds, a thousand VMs a minute.
@@ -213,6 +215,11 @@ fn tunnel_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
 }
 
 fn engine_families(families: &Families, labs: &[LabCounters]) -> prometheus::Result<()> {
+    let fates = families.counter(
+        "vnet_packets_total",
+        "IP packets of a lab: those received and generated are those sent and dropped, but for what is queued.",
+        &["lab", "fate"],
+    )?;
     let flows = families.gauge("vnet_flows", "Entries of the flow table.", &["lab", "state"])?;
     let busy = families.add(CounterVec::new(
         Opts::new("vnet_worker_busy_seconds_total", "Time that a worker spent on packets."),
@@ -225,6 +232,11 @@ fn engine_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
     )?;
     for counters in labs {
         let lab = counters.lab.as_str();
+        let Balance { received, generated, sent, dropped } = counters.balance;
+        let all = [("received", received), ("generated", generated), ("sent", sent), ("dropped", dropped)];
+        for (fate, packets) in all {
+            fates.with_label_values(&[lab, fate]).inc_by(packets);
+        }
         for (state, count) in &counters.flows {
             flows.with_label_values(&[lab, state]).set(gauge_value(*count));
         }

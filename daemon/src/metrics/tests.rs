@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use vnet_dataplane::Reason;
+use vnet_router::Balance;
 
 use super::*;
 
@@ -8,6 +9,7 @@ fn counters() -> LabCounters {
     let traffic = |packets, bytes| Traffic { packets, bytes };
     LabCounters {
         lab: "hub".into(),
+        balance: Balance { received: 20, generated: 1, sent: 13, dropped: 8 },
         nics: vec![NicCounter {
             vm: "web".into(),
             nic: "eth0".into(),
@@ -58,6 +60,10 @@ fn rendered() -> String {
 fn every_sample_is_exact() {
     let text = rendered();
     for line in [
+        r#"vnet_packets_total{fate="received",lab="hub"} 20"#,
+        r#"vnet_packets_total{fate="generated",lab="hub"} 1"#,
+        r#"vnet_packets_total{fate="sent",lab="hub"} 13"#,
+        r#"vnet_packets_total{fate="dropped",lab="hub"} 8"#,
         r#"vnet_nic_bytes_total{direction="outbound",lab="hub",nic="eth0",vm="web"} 180"#,
         r#"vnet_nic_packets_total{direction="outbound",lab="hub",nic="eth0",vm="web"} 3"#,
         r#"vnet_peering_bytes_total{from="spoke1",lab="hub",to="hub"} 120"#,

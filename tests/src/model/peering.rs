@@ -75,7 +75,8 @@ pub fn cross(lab: &Lab, sender: Sender<'_>, to: &str, source: IpAddr) -> Result<
     if !sending.allow_virtual_network_access || !receiving.allow_virtual_network_access {
         return Err(Reason::PeeringAccessDenied);
     }
-    let forwarded = !lab.vnet(from).address_space.hold(source);
+    // What the receiver knows of the sending network is what it has routes for.
+    let forwarded = !routed(lab, to, from).iter().any(|prefix| prefix.contains(&source));
     if forwarded && !sender.is_gateway && !receiving.allow_forwarded_traffic {
         return Err(Reason::ForwardedTrafficDenied);
     }
