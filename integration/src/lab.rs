@@ -308,6 +308,7 @@ impl Lab {
         }
         wait_until("packets in and out agree", BALANCE_LIMIT, || {
             let scrape = self.daemon.metrics()?;
+            ensure!(scrape.contains("vnet_packets_total"), "the daemon counts no packets");
             let sum = |fate: &str| scrape.sum("vnet_packets_total", &[("lab", &self.name), ("fate", fate)]);
             let [received, generated, sent, dropped] = ["received", "generated", "sent", "dropped"].map(sum);
             ensure!(

@@ -117,7 +117,13 @@ impl Rendering<'_> {
             let prefix = json!(self.range(network));
             let appliance =
                 value["nextHopType"].as_str().is_some_and(|kind| kind.starts_with("VirtualAppliance"));
-            if network == own || !appliance || list.iter().any(|known| known["addressPrefix"] == prefix) {
+            // Two firewalls that both translate one flow, back and forth, are left out.
+            let twice = internet && self.networks[network].range == 3;
+            if network == own
+                || twice
+                || !appliance
+                || list.iter().any(|known| known["addressPrefix"] == prefix)
+            {
                 continue;
             }
             value["name"] = json!(format!("r{}", list.len()));

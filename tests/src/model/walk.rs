@@ -289,7 +289,7 @@ impl<'a> Walker<'a> {
 
     /// The groups of a NIC and its subnet, in Azure's order; whoever has a session passes.
     fn groups(&mut self, vm: &str, index: usize, direction: Direction) -> Result<(), Reason> {
-        if self.known.sessions.contains(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
+        if self.remembers(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
             return Ok(());
         }
         let machine = &self.lab.virtual_machines[vm];
@@ -389,11 +389,8 @@ impl<'a> Walker<'a> {
                 let Some((name, _)) = lab.firewall_of(leaving.place.0).filter(|_| !leaving.is_gateway) else {
                     return Ok(());
                 };
-                if self.answers_through(name) {
-                    return Ok(());
-                }
                 // A private source has no answer from the internet.
-                if !firewall::translates(lab, name, self.packet.destination) {
+                if self.answers_through(name) || !firewall::translates(lab, name, self.packet.destination) {
                     return Err(Reason::NoRoute);
                 }
                 self.packet.source = egress::firewall(lab, name, &self.packet)?;
@@ -572,7 +569,7 @@ impl<'a> Walker<'a> {
         self.hop(name)?;
         self.hops.push("*".to_owned());
         let function = Function::Firewall(name.to_owned());
-        if !self.known.sessions.contains(&function) && !self.sessions.contains(&function) {
+        if !self.remembers(&function) && !self.sessions.contains(&function) {
             // Only of TCP does a firewall ask to have seen the beginning.
             if !self.packet.opens && self.packet.protocol == Protocol::TCP {
                 return Err(Reason::FirewallNoSession);
@@ -585,6 +582,12 @@ impl<'a> Walker<'a> {
             self.sessions.push(function);
         }
         self.leave_firewall(name)
+    }
+
+    /// It has a session for the packet. An answer that somebody has translated on its way is of another flow.
+    fn remembers(&self, function: &Function) -> bool {
+        let is_other = self.known.is_answer && self.translations.iter().any(|one| one.seen != one.source);
+        !is_other && self.known.sessions.contains(function)
     }
 
     /// The packet answers a flow that this firewall remembers: nothing of it is translated anew.

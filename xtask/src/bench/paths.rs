@@ -121,7 +121,7 @@ impl LabPaths {
         let daemon = Daemon::new(&folder.join("daemon"), &folder.join("vnetd.log"), programs.clone())?;
         daemon.run()?;
         let name = format!("bench-{}", std::process::id());
-        let mut lab = Lab::new(daemon, &name, folder, folder);
+        let mut lab = Lab::new(daemon, &name, folder, folder, vnet_integration::lab::Complaints::default());
         lab.up(TOPOLOGY)?.ok()?;
         lab.wait_tunnels()?;
         Ok(LabPaths { lab })
