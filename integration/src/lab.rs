@@ -298,6 +298,12 @@ impl Lab {
         Ok(output)
     }
 
+    /// Whether the daemon knows the lab: one whose first `up` was refused is not there.
+    fn runs(&self) -> bool {
+        let labs = self.ctl(&["labs", "-o", "json"]);
+        labs.is_ok_and(|output| output.stdout.contains(&format!("\"{}\"", self.name)))
+    }
+
     /// Every packet that came in or was made has gone out or has a reason; what is queued gets its time.
     ///
     /// # Errors
@@ -517,6 +523,9 @@ impl Drop for Lab {
             return;
         }
         if !self.daemon.is_alive() && self.daemon.run().is_err() {
+            return;
+        }
+        if !self.runs() {
             return;
         }
         for (verb, file) in [("drops", "drops.txt"), ("flows", "flows.txt"), ("show", "show.txt")] {

@@ -89,7 +89,7 @@ fn readme_is_true(scene: &Scene) -> Result<()> {
     let lab = scene.up(topology)?;
     lab.expect_ping("web", "10.0.2.4")?;
     for (service, verdict) in [("tcp/443", "allow"), ("tcp/22", "FirewallDeny")] {
-        let output = lab.ctl(&["path", "web", "db", service])?;
+        let output = lab.ctl(&["path", "web", "db", service, "--short"])?;
         let shown: Vec<&str> = output.stdout.lines().map(str::trim_end).collect();
         ensure!(output.stdout.to_lowercase().contains(&verdict.to_lowercase()), "{}", output.stdout);
         for line in shown.iter().filter(|line| !line.is_empty()) {
