@@ -115,6 +115,17 @@ fn answers_from_a_file_are_as_they_were() {
 }
 
 #[test]
+fn a_next_hop_from_anothers_address_is_refused() {
+    let ask = |source| {
+        run(&["next-hop", "--vm", "web", "--dest-ip", "10.2.0.4", "--source-ip", source, "--file", EXAMPLE])
+    };
+    assert_eq!(code(&ask("10.1.0.4")), 0);
+    let refused = ask("10.2.0.4");
+    assert_eq!((code(&refused), stdout(&refused)), (1, String::new()));
+    assert!(stderr(&refused).contains("SourceIpDoesNotMatchNicIp"), "{}", stderr(&refused));
+}
+
+#[test]
 fn an_answer_from_a_file_says_what_it_holds_for() {
     let output = run(&["matrix", "--file", EXAMPLE]);
     assert!(stderr(&output).contains("for the state that a fresh up converges to"), "{}", stderr(&output));

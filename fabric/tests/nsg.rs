@@ -608,6 +608,83 @@ fn a_question_about_anothers_address_is_refused() {
     assert!(error.to_string().starts_with("SourceIpDoesNotMatchNicIp"), "{error}");
 }
 
+/// Three machines without groups: with a Standard, a Basic and no public address.
+const UNGUARDED: &str = "
+name: unguarded
+publicIPAddresses: {old: {ipAddress: 203.0.113.9, sku: Basic}}
+virtualNetworks:
+  v: {addressSpace: [10.0.0.0/16, 198.51.100.0/24], subnets: {s: 10.0.0.0/24, t: 198.51.100.0/24}}
+virtualMachines:
+  server: {networkInterfaces: [{subnet: v/s, privateIPAddress: 10.0.0.4, publicIPAddress: 203.0.113.8}]}
+  basic: {networkInterfaces: [{subnet: v/s, privateIPAddress: 10.0.0.5, publicIPAddress: old}]}
+  hidden: {networkInterfaces: [{subnet: v/s, privateIPAddress: 10.0.0.6}]}
+internet: {hosts: {out: 203.0.113.80}}
+";
+
+#[test]
+fn a_standard_public_address_without_a_group_takes_nothing_from_the_internet() {
+    let snapshot = lab(UNGUARDED);
+    let inbound = |vm: &str, local: &str, remote: &str| {
+        ask(&snapshot, vm, FlowDirection::Inbound, local, remote).trim_end().to_owned()
+    };
+    assert_eq!(inbound("server", "10.0.0.4", "203.0.113.80"), "Deny NSG-PUBLIC-NEEDS-NSG");
+    assert_eq!(inbound("basic", "10.0.0.5", "203.0.113.80"), "Allow");
+    assert_eq!(inbound("hidden", "10.0.0.6", "203.0.113.80"), "Allow");
+    // What the network holds is private, whatever its addresses look like.
+    for inside in ["10.0.0.6", "198.51.100.7"] {
+        assert_eq!(inbound("server", "10.0.0.4", inside), "Allow", "{inside}");
+    }
+    assert_eq!(ask(&snapshot, "server", FlowDirection::Outbound, "10.0.0.4", "203.0.113.80"), "Allow ");
+    // As the packets fare.
+    for (to, reason) in [("203.0.113.8", Some("NsgDeny")), ("203.0.113.9", None)] {
+        let report = vnet_fabric::path(&snapshot, "out", to, ProbeProtocol::Tcp, Some(80)).unwrap();
+        assert_eq!(report.reason.as_deref(), reason, "{to}");
+    }
+    let note = |vm: &str, local: &str| {
+        let query = FlowQuery {
+            direction: FlowDirection::Inbound,
+            protocol: Protocol::TCP,
+            local: (local.parse().unwrap(), 80),
+            remote: ("203.0.113.80".parse().unwrap(), 50_000),
+        };
+        ip_flow_verify(&snapshot, vm, &query).unwrap().note.unwrap_or_default()
+    };
+    assert_eq!(note("server", "10.0.0.4"), "");
+    assert!(note("hidden", "10.0.0.6").starts_with("no public address leads to hidden/eth0"));
+}
+
+#[test]
+fn diagnostics_know_the_standard_public_address_without_a_group() {
+    let snapshot = lab(UNGUARDED);
+    let result = |source: &str| {
+        let answer = diagnose(&snapshot, FlowDirection::Inbound, source, "10.0.0.4", "80");
+        answer.results.into_iter().next().unwrap().network_security_group_result
+    };
+    for source in ["203.0.113.80", "Internet"] {
+        let result = result(source);
+        assert_eq!(result.security_rule_access_result, "Deny", "{source}");
+        let matched = result.evaluated_network_security_groups[0].matched_rule.as_ref().unwrap();
+        assert_eq!(matched.rule_name, "NSG-PUBLIC-NEEDS-NSG");
+    }
+    let inside = result("10.0.0.6");
+    assert_eq!(inside.security_rule_access_result, "Allow");
+    assert!(inside.evaluated_network_security_groups.is_empty());
+    let any = result("*");
+    assert_eq!(any.security_rule_access_result, "Allow");
+    assert_eq!(any.evaluated_network_security_groups[0].partly_matched_rules, ["NSG-PUBLIC-NEEDS-NSG"]);
+    let query = DiagnosticQuery {
+        direction: FlowDirection::Inbound,
+        protocol: SecurityProtocol::Tcp,
+        source: "203.0.113.80".parse().unwrap(),
+        destination: "10.0.0.6".parse().unwrap(),
+        destination_port: PortRange { from: 80, to: 80 },
+    };
+    let hidden = nsg_diagnostics(&snapshot, "hidden", &query).unwrap().results.remove(0);
+    let hidden = hidden.network_security_group_result;
+    assert_eq!(hidden.security_rule_access_result, "Allow");
+    assert!(hidden.note.unwrap().starts_with("no public address leads to hidden/eth0"));
+}
+
 /// Each protocol that rules name, and ICMP, which has no ports.
 #[test]
 fn rules_name_protocols_by_number_and_icmp_has_no_ports() {

@@ -40,6 +40,28 @@ fn hop(snapshot: &Snapshot, destination: &str) -> String {
 }
 
 #[test]
+fn a_next_hop_is_told_only_from_an_address_that_the_machine_holds() {
+    let snapshot = lab("
+name: two
+virtualNetworks: {v: {addressSpace: [10.0.0.0/16], subnets: {s: 10.0.0.0/24, t: {addressPrefix: 10.0.1.0/24, routeTable: t}}}}
+virtualMachines: {m: {networkInterfaces: [{subnet: v/s}, {subnet: v/t}]}, n: {subnet: v/s}}
+routeTables: {t: {routes: [{name: r, addressPrefix: 8.8.0.0/16, nextHopType: None}]}}
+");
+    let from = |source: &str| {
+        next_hop(&snapshot, "m", "8.8.8.8".parse().unwrap(), Some(source.parse().unwrap()))
+            .map(|hop| hop.next_hop_type)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(from("10.0.0.4").as_deref(), Ok("Internet"));
+    assert_eq!(from("10.0.1.4").as_deref(), Ok("None"));
+    // Another's address, and nobody's.
+    for wrong in ["10.0.0.5", "192.0.2.1"] {
+        let error = from(wrong).unwrap_err();
+        assert!(error.starts_with("SourceIpDoesNotMatchNicIp"), "{error}");
+    }
+}
+
+#[test]
 fn an_isolated_network_has_six_routes() {
     let snapshot = lab("
 name: isolated

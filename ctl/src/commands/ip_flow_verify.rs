@@ -106,18 +106,38 @@ impl IpFlowVerify {
                 context.client.get(&context.lab_path(&format!("/ip-flow-verify{query}")).await?).await?
             }
         };
-        context.print(&verdict, |verdict| {
-            let mut table = Table::new(&["Access", "RuleName"]);
-            table.row([&verdict.access, &verdict.rule_name]);
-            table.render("")
-        })?;
+        context.print(&verdict, table)?;
         Ok(0)
     }
+}
+
+fn table(verdict: &FlowVerdict) -> String {
+    let Some(note) = &verdict.note else {
+        let mut table = Table::new(&["Access", "RuleName"]);
+        table.row([&verdict.access, &verdict.rule_name]);
+        return table.render("");
+    };
+    let mut table = Table::new(&["Access", "RuleName", "Note"]);
+    table.row([&verdict.access, &verdict.rule_name, note]);
+    table.render("")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_has_a_column_of_its_own() {
+        let mut verdict = FlowVerdict {
+            access: "Deny".into(),
+            rule_name: "NSG-PUBLIC-NEEDS-NSG".into(),
+            network_security_group: None,
+            note: None,
+        };
+        assert!(!table(&verdict).contains("Note") && table(&verdict).contains("NSG-PUBLIC-NEEDS-NSG"));
+        verdict.note = Some("no public address leads there".into());
+        assert!(table(&verdict).contains("Note") && table(&verdict).contains("leads there"));
+    }
 
     #[test]
     fn sides_of_both_families_and_any_port() {

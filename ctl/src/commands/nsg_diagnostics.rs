@@ -108,6 +108,7 @@ fn text(report: &effective::NsgDiagnostics) -> String {
             profile.destination_port,
             result.security_rule_access_result,
         ));
+        blocks.extend(result.note.iter().map(|note| format!("note: {note}")));
     }
     blocks.join("\n\n")
 }
@@ -127,7 +128,8 @@ fn group(group: &EvaluatedNetworkSecurityGroup) -> String {
         let decides = group.matched_rule.as_ref().filter(|_| index == last);
         table.row(row(rule, decides.map_or("", |rule| &rule.action)));
     }
-    let mut text = format!("{} at {}\n", group.network_security_group_id, group.applied_to);
+    let id = &group.network_security_group_id;
+    let mut text = format!("{} at {}\n", if id.is_empty() { "no group" } else { id }, group.applied_to);
     text.push_str(&table.render("no rule names the service of the platform"));
     if !group.partly_matched_rules.is_empty() {
         let names: Vec<String> = group.partly_matched_rules.iter().map(|name| shown(name)).collect();

@@ -1,5 +1,7 @@
 //! Every rule that is evaluated for a kind of packet, as `az network watcher run-configuration-diagnostic` shows them.
 
+use std::net::IpAddr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vnet_config::model::{AddressSpec, PortRange, SecurityProtocol};
@@ -7,7 +9,9 @@ use vnet_dataplane::Protocol;
 
 use super::flow::find_local;
 use super::nsg::{access, rule_name};
+use super::public::{PublicWay, is_public};
 use super::{FlowDirection, QuestionError, find_nics, unknown};
+use crate::azure_rule::AzureRule;
 use crate::snapshot::Snapshot;
 use crate::snapshot::network::{Nic, Nsg, is_platform};
 use crate::snapshot::rules::{AddressSet, Overlap, PacketSet, RuleMatch, RuleSet};
@@ -74,10 +78,13 @@ impl DiagnosticProfile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSecurityGroupResult {
-    /// The groups in their order.
+    /// The groups in their order; without a group, the check of a Standard public address as one without a name.
     pub evaluated_network_security_groups: Vec<EvaluatedNetworkSecurityGroup>,
     /// `Allow` where every group allows.
     pub security_rule_access_result: String,
+    /// What the result leaves open: that no public address leads to where the packets are to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// What one group says.
@@ -88,7 +95,7 @@ pub struct EvaluatedNetworkSecurityGroup {
     pub applied_to: String,
     /// The rule that decides; none for packets to the platform that no rule names.
     pub matched_rule: Option<MatchedRule>,
-    /// The group.
+    /// The group; empty where none is there.
     pub network_security_group_id: String,
     /// Rules before the matched one that decide about a part of the packets: for those the answer may be another.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +153,14 @@ pub fn nsg_diagnostics(
     for group in nic.groups(inbound) {
         evaluated.push(evaluate(snapshot, nic, group, query)?);
     }
+    let mut note = None;
+    if inbound && !nic.guarded() {
+        match from_internet(snapshot, nic, query) {
+            Some((PublicWay::NeedsGroup, share)) => evaluated.push(needs_group(snapshot, nic, share)),
+            Some((PublicWay::None, Overlap::Whole)) => note = Some(PublicWay::no_address(snapshot, nic)),
+            _ => {}
+        }
+    }
     let denied = |group: &EvaluatedNetworkSecurityGroup| {
         group.matched_rule.as_ref().is_some_and(|rule| rule.action == access(false))
     };
@@ -161,8 +176,58 @@ pub fn nsg_diagnostics(
     let network_security_group_result = NetworkSecurityGroupResult {
         evaluated_network_security_groups: evaluated,
         security_rule_access_result: result,
+        note,
     };
     Ok(NsgDiagnostics { results: vec![NsgDiagnostic { profile, network_security_group_result }] })
+}
+
+/// What becomes of the packets that come from the Internet, and whether those are all that were asked about.
+fn from_internet(snapshot: &Snapshot, nic: &Nic, query: &DiagnosticQuery) -> Option<(PublicWay, Overlap)> {
+    let (share, is_ipv4) = match &query.source {
+        AddressSpec::Any => (Overlap::Part, None),
+        AddressSpec::Tag(tag) if tag.eq_ignore_ascii_case("Internet") => (Overlap::Whole, None),
+        AddressSpec::Prefix(prefix) if prefix.prefix_len() == 0 => {
+            (Overlap::Part, Some(prefix.addr().is_ipv4()))
+        }
+        AddressSpec::Prefix(prefix) if is_public(snapshot, nic, prefix.network()) => {
+            (Overlap::Whole, Some(prefix.addr().is_ipv4()))
+        }
+        _ => return None,
+    };
+    let port = snapshot.port(nic.port)?;
+    let asked_about = |address: &IpAddr| {
+        is_ipv4.is_none_or(|is_ipv4| address.is_ipv4() == is_ipv4)
+            && match &query.destination {
+                AddressSpec::Prefix(prefix) => prefix.contains(address),
+                _ => true,
+            }
+    };
+    let own = port.addresses.iter().map(|own| own.addr()).filter(asked_about);
+    let mut ways = own.map(|address| PublicWay::to(snapshot, nic, address));
+    let first = ways.next()?;
+    let way = ways.fold(first, |met, way| if met == PublicWay::None { way } else { met });
+    Some((way, share))
+}
+
+/// The check of a Standard public address without a group, as a group of its own.
+fn needs_group(snapshot: &Snapshot, nic: &Nic, share: Overlap) -> EvaluatedNetworkSecurityGroup {
+    let name = AzureRule::NsgPublicNeedsNsg.id().to_owned();
+    let whole = share == Overlap::Whole;
+    EvaluatedNetworkSecurityGroup {
+        applied_to: snapshot.port(nic.port).map(|port| port.name.to_string()).unwrap_or_default(),
+        matched_rule: whole
+            .then(|| MatchedRule { action: access(false).to_owned(), rule_name: name.clone() }),
+        network_security_group_id: String::new(),
+        partly_matched_rules: if whole { Vec::new() } else { vec![name.clone()] },
+        rules_evaluation_result: vec![RuleEvaluation {
+            destination_matched: true,
+            destination_port_matched: true,
+            name,
+            protocol_matched: true,
+            source_matched: whole,
+            source_port_matched: true,
+        }],
+    }
 }
 
 fn evaluate(

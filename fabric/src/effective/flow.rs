@@ -8,7 +8,9 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, Protocol};
 
 use super::nsg::{access, rule_name};
+use super::public::{PublicWay, is_public};
 use super::{QuestionError, find_nics, unknown};
+use crate::azure_rule::AzureRule;
 use crate::snapshot::Snapshot;
 use crate::snapshot::network::{Judgement, Nic};
 
@@ -69,14 +71,19 @@ impl FlowQuery {
 pub struct FlowVerdict {
     /// `Allow` or `Deny`.
     pub access: String,
-    /// `securityRules/NAME` or `defaultSecurityRules/NAME`; empty where no group judges.
+    /// `securityRules/NAME` or `defaultSecurityRules/NAME`; `NSG-PUBLIC-NEEDS-NSG` where a Standard public address without
+    /// a group keeps the packet out; else empty where no group judges.
     pub rule_name: String,
     /// The group that the rule is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_security_group: Option<String>,
+    /// What the verdict leaves open: that no public address leads to where the packet is to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
-/// What the groups at a NIC say about the first packet of a flow: the rule that denies, or the last one that allows.
+/// What the groups at a NIC say about the first packet of a flow: the rule that denies, or the last one that allows. Where
+/// no group guards the NIC, a Standard public address takes nothing from the Internet.
 ///
 /// # Errors
 /// No machine has that name, or none of its NICs has the local address.
@@ -97,7 +104,18 @@ pub fn ip_flow_verify(
         access: access(true).to_owned(),
         rule_name: String::new(),
         network_security_group: None,
+        note: None,
     };
+    if inbound && !nic.guarded() && is_public(snapshot, nic, query.remote.0) {
+        match PublicWay::to(snapshot, nic, address) {
+            PublicWay::NeedsGroup => {
+                access(false).clone_into(&mut verdict.access);
+                AzureRule::NsgPublicNeedsNsg.id().clone_into(&mut verdict.rule_name);
+            }
+            PublicWay::None => verdict.note = Some(PublicWay::no_address(snapshot, nic)),
+            PublicWay::Open => {}
+        }
+    }
     for group in nic.groups(inbound) {
         let rule = match group.judge(inbound, &tuple) {
             Judgement::By(rule) => rule,

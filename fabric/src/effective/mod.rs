@@ -4,6 +4,7 @@ mod diagnostics;
 mod flow;
 mod nsg;
 mod peerings;
+mod public;
 mod routes;
 
 pub use diagnostics::{

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::flow::find_local;
 use super::{QuestionError, find_nics, find_subnet};
 use crate::compile::next_hop_type;
 use crate::snapshot::Snapshot;
@@ -173,21 +174,20 @@ pub(crate) fn next_hop_addresses(snapshot: &Snapshot, subnet: &Subnet, route: &R
 /// The next hop that a machine's packets to a destination take; from the NIC that holds `source`, else the primary one.
 ///
 /// # Errors
-/// Nothing has that name.
+/// Nothing has that name, or it does not hold `source`.
 pub fn next_hop(
     snapshot: &Snapshot,
     target: &str,
     destination: IpAddr,
     source: Option<IpAddr>,
 ) -> Result<NextHopAnswer, QuestionError> {
-    let by_source = source.and_then(|source| {
-        let nics = find_nics(snapshot, target)?;
-        nics.into_iter()
-            .find(|nic| snapshot.port(nic.port).is_some_and(|port| port.has_address(source)))
-            .map(|nic| nic.subnet)
-    });
-    let subnet = match by_source {
-        Some(subnet) => subnet,
+    let subnet = match source {
+        Some(address) => {
+            find_subnet(snapshot, target)?;
+            let nics = find_nics(snapshot, target).unwrap_or_default();
+            let not_local = || QuestionError::NotLocal { target: target.to_owned(), address };
+            find_local(snapshot, &nics, address).ok_or_else(not_local)?.subnet
+        }
         None => find_subnet(snapshot, target)?,
     };
     let subnet = &snapshot.subnets[subnet];
