@@ -12,6 +12,7 @@ mod docs;
 mod limit;
 mod load;
 pub mod model;
+mod positions;
 mod public_ip;
 pub mod regions;
 mod schema;

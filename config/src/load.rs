@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Finding, Reporter, Span},
     model::{RegionLatency, Secret, SecretSource, Topology},
+    positions::Positions,
     public_ip,
     regions::region,
     source::{self, TEXT_BYTES_MAX},
     source_map::SourceMap,
-    structure::{self, Positions},
-    validate,
+    structure, validate,
 };
 
 /// Largest file that a topology may put into a virtual machine, in bytes.
@@ -210,7 +210,7 @@ fn build(
             return None;
         }
     };
-    name_interfaces(&mut topology);
+    name_interfaces(&mut topology, &positions);
     name_regions(&mut topology);
     resolve(&mut topology, externals, &positions, reporter);
     service_tags(&mut topology, externals, &positions, reporter);
@@ -238,10 +238,12 @@ fn service_tags(
     }
 }
 
-fn name_interfaces(topology: &mut Topology) {
-    for machine in topology.virtual_machines.values_mut() {
+fn name_interfaces(topology: &mut Topology, positions: &Positions) {
+    for (name, machine) in &mut topology.virtual_machines {
         for (index, nic) in machine.network_interfaces.iter_mut().enumerate() {
             if nic.name.is_empty() {
+                let list = format!("virtualMachines.{name}.networkInterfaces");
+                let index = positions.index_in_file(&list, index);
                 nic.name = format!("eth{index}");
             }
         }

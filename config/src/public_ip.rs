@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use crate::{
     diagnostic::{Finding, Reporter, nearest},
-    structure::Positions,
+    positions::Positions,
 };
 
 /// Sections whose entries have a list `publicIPAddresses`.
@@ -44,12 +44,19 @@ struct Resolver<'a, 'r> {
 impl Resolver<'_, '_> {
     fn list(&mut self, holder: &mut Json, path: &str) {
         let Some(Json::Array(list)) = holder.get_mut("publicIPAddresses") else { return };
-        let mut resolved = Vec::with_capacity(list.len());
+        let list_path = self.positions.in_file(&format!("{path}.publicIPAddresses")).into_owned();
+        let (mut resolved, mut kept) = (Vec::with_capacity(list.len()), Vec::with_capacity(list.len()));
+        let count = list.len();
         for (index, value) in list.drain(..).enumerate() {
             let is_name = value.as_str().is_none_or(|text| text.parse::<IpAddr>().is_err());
-            let at = format!("{path}.publicIPAddresses[{index}]");
-            let value = if is_name { self.named(&value, &at) } else { Some(value) };
-            resolved.extend(value);
+            let at = format!("{list_path}[{index}]");
+            if let Some(value) = if is_name { self.named(&value, &at) } else { Some(value) } {
+                resolved.push(value);
+                kept.push(index);
+            }
+        }
+        if kept.len() < count {
+            self.positions.keep(&list_path, kept);
         }
         *list = resolved;
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     diagnostic::{Diagnostic, Finding, Lines, Span},
-    structure::Positions,
+    positions::Positions,
 };
 
 /// Where each value of a topology stands in its text.

@@ -1,17 +1,14 @@
 //! The structural check: walks a tree along the schema of the model, reports every offence with its place, and rewrites
 //! short forms into the one shape that the model decodes.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::OnceLock,
-};
+use std::{collections::HashSet, net::IpAddr, sync::OnceLock};
 
 use serde_json::{Map, Number, Value as Json};
 
 use crate::{
     diagnostic::{Finding, Reporter, Span, nearest},
     model::{AddressSpec, FileSource, PortRange, RoutePrefix, SubnetRef, Topology, parse_cidr},
+    positions::Positions,
     source::{Key, Node, Value},
 };
 
@@ -53,64 +50,6 @@ const UNSUPPORTED: &[&str] = &[
     "transportSecurity",
     "loadBalancerBackendAddressPools",
 ];
-
-/// Where each value of the topology stands in the text, by its path in the model.
-#[derive(Debug, Default)]
-pub(crate) struct Positions {
-    spans: HashMap<String, Place>,
-    /// Values that were left out because something is wrong with them; a reference to one is not unknown.
-    dropped: HashSet<String>,
-    /// Everything that holds a wrong value.
-    touched: HashSet<String>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    key: Option<Span>,
-    value: Span,
-    is_scalar: bool,
-}
-
-impl Positions {
-    /// The place of the value at `path`, or of the nearest thing around it that the file has.
-    pub(crate) fn find(&self, path: &str) -> Span {
-        match self.nearest(path) {
-            Some(Place { key: Some(key), is_scalar: false, .. }) => *key,
-            Some(place) => place.value,
-            None => Span { line: 1, column: 1, length: 1 },
-        }
-    }
-
-    /// The place of the name at `path`.
-    pub(crate) fn find_name(&self, path: &str) -> Span {
-        self.nearest(path)
-            .map_or(Span { line: 1, column: 1, length: 1 }, |place| place.key.unwrap_or(place.value))
-    }
-
-    /// Whether the value at `path`, or one around it, was left out for an error that is reported already.
-    pub(crate) fn is_dropped(&self, path: &str) -> bool {
-        around(path).any(|outer| self.dropped.contains(outer))
-    }
-
-    /// Whether something inside the value at `path` is wrong, so that what it lacks need not be missing in the file.
-    pub(crate) fn is_touched(&self, path: &str) -> bool {
-        self.touched.contains(path)
-    }
-
-    pub(crate) fn touch(&mut self, path: &str) {
-        self.dropped.insert(path.to_owned());
-        self.touched.extend(around(path).map(str::to_owned));
-    }
-
-    fn nearest(&self, path: &str) -> Option<&Place> {
-        around(path).find_map(|outer| self.spans.get(outer))
-    }
-}
-
-/// `path` and the paths of what it is in, from the inside out.
-fn around(path: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(path), |path| path.rfind(['.', '[']).map(|end| &path[..end]))
-}
 
 /// The schema that the model generates, with its extensions.
 pub(crate) fn raw_schema() -> &'static Json {
@@ -154,12 +93,7 @@ impl Walker<'_, '_> {
 
     fn note(&mut self, path: &str, key: Option<Span>, node: &Node) {
         let is_scalar = matches!(node.value, Value::Scalar { .. } | Value::Null);
-        let place = Place { key, value: node.span, is_scalar };
-        self.positions
-            .spans
-            .entry(path.to_owned())
-            .and_modify(|old| old.key = old.key.or(key))
-            .or_insert(place);
+        self.positions.note(path, key, node.span, is_scalar);
     }
 
     /// Follows references, and looks through "this or null".
@@ -546,7 +480,7 @@ impl Walker<'_, '_> {
             None => format!("known here: {}", known.join(", ")),
         };
         // What holds it stays: a name too many takes nothing away. It may be what another property was meant to be.
-        self.positions.touched.extend(around(path).map(str::to_owned));
+        self.positions.touch_around(path);
         self.reporter.report(key.span, path, finding.help(help));
     }
 
@@ -559,16 +493,20 @@ impl Walker<'_, '_> {
             _ => std::slice::from_ref(node),
         };
         let mut out = Vec::with_capacity(nodes.len());
-        let mut complete = true;
+        let mut kept = Vec::with_capacity(nodes.len());
         for (index, item) in nodes.iter().enumerate() {
             let segment = format!("[{index}]");
             let result = within!(path, segment, {
                 self.note(path, None, item);
-                self.value(item, items, path)
+                let result = self.value(item, items, path);
+                if result.is_none() {
+                    self.positions.touch(path);
+                }
+                result
             });
-            match result {
-                Some(json) => out.push(json),
-                None => complete = false,
+            if let Some(json) = result {
+                out.push(json);
+                kept.push(index);
             }
         }
         let least = schema.get("minItems").and_then(Json::as_u64).unwrap_or(0);
@@ -577,8 +515,13 @@ impl Walker<'_, '_> {
             self.error(node.span, path, finding);
             return None;
         }
-        // A list with holes would give its later entries the wrong places, and rules another meaning.
-        complete.then_some(Json::Array(out))
+        if kept.len() < nodes.len() {
+            if !is_judged_by_entry(self.resolve(items)) || (kept.len() as u64) < least {
+                return None;
+            }
+            self.positions.keep(path, kept);
+        }
+        Some(Json::Array(out))
     }
 
     fn text(&mut self, node: &Node, schema: &Json, path: &str) -> Option<Json> {
@@ -676,6 +619,12 @@ fn is_object(schema: &Json) -> bool {
         alternatives.is_some_and(|list| list.iter().all(|inner| type_of(inner) == "object"))
     };
     type_of(schema) == "object" || inner_objects()
+}
+
+/// Whether the entries of a list are judged one by one, so that the others stay where one is wrong. Other values are one
+/// statement together: ranges of which one is missing hold less than is meant, and what follows from that misleads.
+fn is_judged_by_entry(items: &Json) -> bool {
+    is_object(items) || items.get("format").and_then(Json::as_str) == Some("address-spec")
 }
 
 /// The words of an enum without data.

@@ -163,7 +163,7 @@ fn rule_exists(check: &mut Check<'_, '_>, at: &str, places: &Places<'_>, rule: &
     let is_built_in = rule.split('/').any(|part| part == "defaultSecurityRules")
         || !rule.contains('/')
         || rule.contains(' ');
-    if is_built_in || places.rules.contains(rule) {
+    if is_built_in || places.rules.contains(rule) || may_be_lost(check, rule) {
         return;
     }
     let finding = Finding::error("unknown-reference", format!("there is no rule '{rule}'"));
@@ -172,4 +172,14 @@ fn rule_exists(check: &mut Check<'_, '_>, at: &str, places: &Places<'_>, rule: &
         None => "write GROUP/COLLECTION/RULE of a firewall policy, or NSG/RULE".to_owned(),
     };
     check.at(at, finding.help(help));
+}
+
+/// Whether the rule may be one that is in the file, and was left out because it is wrong in itself.
+fn may_be_lost(check: &Check<'_, '_>, rule: &str) -> bool {
+    let group = rule.split('/').next().unwrap_or_default();
+    let path = format!("networkSecurityGroups.{group}");
+    if check.topology.network_security_groups.contains_key(group) {
+        return check.is_touched(&format!("{path}.securityRules"));
+    }
+    check.is_dropped(&path) || check.is_touched("firewallPolicies")
 }

@@ -30,7 +30,7 @@ use crate::{
     diagnostic::{Finding, Reporter, Span, nearest},
     limit::Limit,
     model::Topology,
-    structure::Positions,
+    positions::Positions,
 };
 
 /// Subnets that Azure's own appliances live in; no virtual machine may.
@@ -72,12 +72,14 @@ pub(crate) fn validate(topology: &Topology, positions: &Positions, reporter: &mu
 impl Check<'_, '_> {
     /// Reports at the value that `path` names.
     pub(crate) fn at(&mut self, path: &str, finding: Finding) {
-        self.report(self.positions.find(path), path, finding);
+        let path = self.positions.in_file(path);
+        self.report(self.positions.find(&path), &path, finding);
     }
 
     /// Reports at the name that `path` ends with.
     pub(crate) fn at_name(&mut self, path: &str, finding: Finding) {
-        self.report(self.positions.find_name(path), path, finding);
+        let path = self.positions.in_file(path);
+        self.report(self.positions.find_name(&path), &path, finding);
     }
 
     fn report(&mut self, span: Span, path: &str, finding: Finding) {
@@ -137,7 +139,12 @@ impl Check<'_, '_> {
 
     /// Whether the entry at `path` was left out because it is wrong in itself.
     pub(crate) fn is_dropped(&self, path: &str) -> bool {
-        self.positions.is_dropped(path)
+        self.positions.is_dropped(&self.positions.in_file(path))
+    }
+
+    /// Whether something inside the value at `path` is wrong in itself, so that it may lack entries that the file has.
+    pub(crate) fn is_touched(&self, path: &str) -> bool {
+        self.positions.is_touched(&self.positions.in_file(path))
     }
 
     /// The region of something with the given `location`.
