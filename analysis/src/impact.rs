@@ -22,7 +22,7 @@ use vnet_fabric::snapshot::PortKind;
 use vnet_fabric::survey::NicClass;
 
 use crate::search::engine::{Engine, Set, Side, verdict};
-use crate::search::sources::outside;
+use crate::search::sources::{INTERNET, outside};
 use crate::search::{SearchProtocol, Verdict};
 use crate::space::{bounds, number};
 
@@ -34,7 +34,7 @@ pub enum Effect {
     Drop,
     /// They got none, and do now.
     Allow,
-    /// They get their answer by another way.
+    /// They get their answer by another way, or the receiver sees another source address.
     Reroute,
 }
 
@@ -46,12 +46,16 @@ pub struct PairChange {
     pub effect: Effect,
     /// Who sends: machines and hosts that nothing tells apart, or `internet`.
     pub from: Vec<String>,
-    /// Who answers, each to every sender but itself.
+    /// Who answers, each to every sender but itself, or `internet`.
     pub to: Vec<String>,
     /// The senders' addresses, where only some of them are meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub source_addresses: Vec<IpNet>,
+    /// The addresses that they are sent to, where only some of the Internet's are meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub destination_addresses: Vec<IpNet>,
     /// The public address that they are sent to, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_address: Option<IpAddr>,
@@ -138,7 +142,12 @@ pub fn impact(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow]) -> Impact
     let mut report = ImpactReport::default();
     let ends = common(before, after, &mut report);
     let groups = grouped(before, after, ends);
-    let sides = [before, after].map(|snapshot| Side { snapshot, target: String::new(), ports: Vec::new() });
+    let sides = [before, after].map(|snapshot| Side {
+        snapshot,
+        target: String::new(),
+        ports: Vec::new(),
+        outward: false,
+    });
     let mut engine = Engine::new(sides.into(), None);
     for to in &groups {
         for from in &groups {
@@ -160,6 +169,7 @@ pub fn impact(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow]) -> Impact
         }
         from_the_internet(&mut engine, (before, after), to, &mut report);
     }
+    to_the_internet(&mut engine, (before, after), &groups, &mut report);
     report.pairs.sort_by_key(|change| change.effect);
     report.classes = engine.classes();
     report.flows = live(before, after, flows, &mut report.flows_total);
@@ -248,37 +258,89 @@ fn names(group: &[End]) -> Vec<String> {
     names
 }
 
+/// Hosts of the Internet and all of its other addresses, as they are before and after.
+fn internet(before: &Snapshot, after: &Snapshot) -> Option<([PortId; 2], Vec<(String, Vec<IpNet>)>)> {
+    let edges = [before.internet_edge()?, after.internet_edge()?];
+    let olds = outside(before, edges[0]);
+    let mut both = Vec::new();
+    for source in outside(after, edges[1]) {
+        // Addresses that are the lab's own before or after belong to nobody outside.
+        let Some(old) = olds.iter().find(|old| old.name == source.name) else { continue };
+        let common = |net: &IpNet, other: &IpNet| match (net.contains(other), other.contains(net)) {
+            (true, _) => Some(*other),
+            (false, true) => Some(*net),
+            (false, false) => None,
+        };
+        let addresses =
+            source.addresses.iter().flat_map(|net| old.addresses.iter().filter_map(|o| common(net, o)));
+        both.push((source.name.clone(), addresses.collect()));
+    }
+    Some((edges, both))
+}
+
+fn to_the_internet(
+    engine: &mut Engine<'_>,
+    (before, after): (&Snapshot, &Snapshot),
+    groups: &[Vec<End>],
+    report: &mut ImpactReport,
+) {
+    let Some((edges, hosts)) = internet(before, after) else { return };
+    for (name, addresses) in hosts {
+        engine.aim(&name, &edges);
+        let classes = engine.destinations(&addresses);
+        for (from, asks) in groups.iter().filter_map(|group| Some((group, group.first()?))) {
+            let sources: Vec<IpNet> = asks.addresses.iter().map(|ip| IpNet::from(*ip)).collect();
+            let mut found: Vec<PairChange> = Vec::new();
+            for (class, protocol) in classes.iter().flat_map(|class| SearchProtocol::ALL.map(|p| (class, p)))
+            {
+                for set in engine.sets(&asks.ports, &sources, class.first, protocol) {
+                    let Some(mut change) = changed(&set, protocol) else { continue };
+                    change.from = names(from);
+                    change.to = vec![name.clone()];
+                    if name == INTERNET {
+                        change.destination_addresses.clone_from(&class.prefixes);
+                    }
+                    merge(&mut found, change);
+                }
+            }
+            report.pairs.extend(found);
+        }
+    }
+}
+
+/// Adds a change; to one that differs in addresses of the Internet alone those are added.
+fn merge(found: &mut Vec<PairChange>, change: PairChange) {
+    let same = |known: &&mut PairChange| {
+        let destination_addresses = known.destination_addresses.clone();
+        **known == PairChange { destination_addresses, ..change.clone() }
+    };
+    match found.iter_mut().find(same) {
+        Some(known) => {
+            known.destination_addresses.extend(change.destination_addresses);
+            known.destination_addresses = IpNet::aggregate(&known.destination_addresses);
+        }
+        None => found.push(change),
+    }
+}
+
 fn from_the_internet(
     engine: &mut Engine<'_>,
     (before, after): (&Snapshot, &Snapshot),
     to: &[End],
     report: &mut ImpactReport,
 ) {
-    let (Some(was), Some(is)) = (before.internet_edge(), after.internet_edge()) else { return };
+    if to.iter().all(|end| end.public.is_empty()) {
+        return;
+    }
+    let Some((edges, hosts)) = internet(before, after) else { return };
     for answers in to.iter().filter(|end| !end.public.is_empty()) {
         engine.aim(&answers.name, &answers.ports);
-        let olds = outside(before, was);
-        for source in outside(after, is) {
-            // Addresses that are the lab's own before or after belong to nobody outside.
-            let Some(old) = olds.iter().find(|old| old.name == source.name) else { continue };
-            let addresses: Vec<IpNet> = source
-                .addresses
-                .iter()
-                .flat_map(|net| {
-                    old.addresses.iter().filter_map(move |other| {
-                        match (net.contains(other), other.contains(net)) {
-                            (true, _) => Some(*other),
-                            (false, true) => Some(*net),
-                            (false, false) => None,
-                        }
-                    })
-                })
-                .collect();
+        for (name, addresses) in &hosts {
             for destination in &answers.public {
                 for protocol in SearchProtocol::ALL {
-                    for set in engine.sets(&[was, is], &addresses, *destination, protocol) {
+                    for set in engine.sets(&edges, addresses, *destination, protocol) {
                         let Some(mut change) = changed(&set, protocol) else { continue };
-                        change.from = vec![source.name.clone()];
+                        change.from = vec![name.clone()];
                         change.to = vec![answers.name.clone()];
                         change.source_addresses = set.source_addresses.clone();
                         change.public_address = Some(*destination);
@@ -290,13 +352,16 @@ fn from_the_internet(
     }
 }
 
+/// Of a packet that gets its answer: by whom it goes, and as whose.
+fn way(verdict: &Verdict) -> (&[String], &[String], Option<IpAddr>) {
+    (&verdict.via, &verdict.via_reverse, verdict.source_seen_as)
+}
+
 fn effect(before: &Verdict, after: &Verdict) -> Option<Effect> {
     match (before.allowed, after.allowed) {
         (true, false) => Some(Effect::Drop),
         (false, true) => Some(Effect::Allow),
-        (true, true) if (&before.via, &before.via_reverse) != (&after.via, &after.via_reverse) => {
-            Some(Effect::Reroute)
-        }
+        (true, true) if way(before) != way(after) => Some(Effect::Reroute),
         _ => None,
     }
 }
@@ -315,6 +380,7 @@ fn changed(set: &Set, protocol: SearchProtocol) -> Option<PairChange> {
         from: Vec::new(),
         to: Vec::new(),
         source_addresses: Vec::new(),
+        destination_addresses: Vec::new(),
         public_address: None,
         protocol,
         source_ports: set.source_ports.clone(),
@@ -353,9 +419,9 @@ fn live_change(before: &Snapshot, after: &Snapshot, flow: &LiveFlow) -> Option<F
     let FiveTuple { protocol, source, source_port, destination, destination_port } = flow.tuple;
     let first = first_packet(protocol, (source, source_port), (destination, destination_port));
     let (was, is) = judge_change(before, after, flow.port, &first);
-    let was = verdict(before, &was, None);
+    let was = verdict(before, &was, source, None);
     let gone = after.port(flow.port).is_none().then(|| "the sender goes".to_owned());
-    let is = verdict(after, &is, gone);
+    let is = verdict(after, &is, source, gone);
     let effect = effect(&was, &is)?;
     Some(FlowChange {
         effect,

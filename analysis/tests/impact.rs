@@ -106,7 +106,12 @@ fn check(old: &Topology, new: &Topology, report: &ImpactReport) -> usize {
             let expected = match (was.outcome.reason.is_none(), is.outcome.reason.is_none()) {
                 (true, false) => Some(Effect::Drop),
                 (false, true) => Some(Effect::Allow),
-                (true, true) if names(&before, &was) != names(&after, &is) => Some(Effect::Reroute),
+                (true, true)
+                    if names(&before, &was) != names(&after, &is)
+                        || was.outcome.source_seen_as != is.outcome.source_seen_as =>
+                {
+                    Some(Effect::Reroute)
+                }
                 _ => None,
             };
             let said: Vec<Effect> = report
@@ -197,4 +202,79 @@ fn a_live_flow_keeps_its_sessions_and_loses_what_has_none() {
     assert_eq!(live(one_way), Some(Effect::Reroute));
     assert_eq!(live(other_way), Some(Effect::Reroute));
     assert_eq!(live(forwarded), Some(Effect::Drop));
+}
+
+const WAY_OUT: &str = "
+name: lab
+virtualNetworks:
+  v: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, networkSecurityGroup: n, natGateway: nat}}}
+virtualMachines:
+  b: {subnet: v/s, privateIPAddress: 10.0.0.4, publicIPAddress: 203.0.113.9}
+natGateways: {nat: {publicIPAddresses: [203.0.113.7]}}
+networkSecurityGroups:
+  n: {securityRules: []}
+internet: {hosts: {example: {addresses: [198.51.100.10]}}}
+";
+
+fn outward(from: &str, to: &str) -> ImpactReport {
+    let text = WAY_OUT.replace(from, to);
+    assert_ne!(text, WAY_OUT, "{from}");
+    impact_of_files(&load(WAY_OUT), &load(&text))
+}
+
+fn tcp_to<'r>(report: &'r ImpactReport, host: &str) -> Vec<&'r PairChange> {
+    let of = |change: &&PairChange| change.to == [host] && change.protocol == SearchProtocol::Tcp;
+    report.pairs.iter().filter(of).collect()
+}
+
+#[test]
+fn what_a_rule_keeps_from_the_internet_is_a_drop() {
+    let deny = "securityRules: [{name: shut, priority: 100, direction: Outbound, access: Deny, protocol: '*', \
+        sourceAddressPrefix: '*', destinationAddressPrefix: Internet, destinationPortRange: '*'}]";
+    let report = outward("securityRules: []", deny);
+    for host in ["example", "internet"] {
+        let changes = tcp_to(&report, host);
+        assert!(!changes.is_empty(), "{host}: {report:#?}");
+        for change in changes {
+            assert_eq!((change.effect, &change.from[..]), (Effect::Drop, &["b".to_owned()][..]));
+            assert_eq!(change.after.rule.as_deref(), Some("n/securityRules/shut"));
+        }
+    }
+    let covered: Vec<_> = tcp_to(&report, "internet").iter().flat_map(|c| &c.destination_addresses).collect();
+    let public: std::net::IpAddr = "8.8.8.8".parse().unwrap();
+    assert!(covered.iter().any(|net| net.contains(&public)), "{covered:?}");
+    assert!(tcp_to(&report, "b").is_empty(), "{report:#?}");
+}
+
+#[test]
+fn a_way_out_with_another_source_address_is_a_reroute_that_names_both() {
+    let report = outward(", natGateway: nat", "");
+    for host in ["example", "internet"] {
+        let changes = tcp_to(&report, host);
+        assert!(!changes.is_empty(), "{host}: {report:#?}");
+        for change in changes {
+            let seen =
+                [&change.before, &change.after].map(|verdict| verdict.source_seen_as.unwrap().to_string());
+            assert_eq!(
+                (change.effect, seen),
+                (Effect::Reroute, ["203.0.113.7", "203.0.113.9"].map(String::from))
+            );
+            assert_eq!(change.before.leaves, host == "internet");
+        }
+    }
+}
+
+#[test]
+fn a_reroute_names_the_route_of_the_user_that_makes_it() {
+    let report = impact_of_files(&load(LAB), &changes()[3]);
+    let rerouted: Vec<&PairChange> = report
+        .pairs
+        .iter()
+        .filter(|change| change.effect == Effect::Reroute && change.to == ["db"])
+        .collect();
+    assert!(!rerouted.is_empty(), "{report:#?}");
+    for change in rerouted {
+        let routes = [&change.before, &change.after].map(|verdict| verdict.route.clone().unwrap());
+        assert!(routes[0].contains("10.0.1.4") && routes[1].contains("10.0.9.4"), "{routes:?}");
+    }
 }

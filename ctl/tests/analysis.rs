@@ -187,3 +187,35 @@ fn a_plan_names_those_whom_a_change_cuts_off() {
     assert_eq!(code(&same), 0);
     assert!(stdout(&same).contains("Nobody who talks would notice."), "{}", stdout(&same));
 }
+
+#[test]
+fn search_tells_who_reaches_an_address_of_the_internet() {
+    let lab = "name: lab\nvirtualNetworks:\n  v: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, natGateway: nat}, shut: {addressPrefix: 10.0.1.0/24, networkSecurityGroup: g}}}\n\
+        virtualMachines: {b: {subnet: v/s}, c: {subnet: v/shut}}\n\
+        natGateways: {nat: {publicIPAddresses: [203.0.113.7]}}\n\
+        networkSecurityGroups:\n  g:\n    securityRules:\n      \
+        - {name: shut, priority: 100, direction: Outbound, access: Deny, protocol: '*', sourceAddressPrefix: '*', destinationAddressPrefix: Internet, destinationPortRange: '*'}\n";
+    let (_directory, paths) = files(&[("lab.yaml", lab)]);
+    for to in ["8.8.8.8", "internet"] {
+        let search = |more: &[&str]| {
+            let mut arguments = vec!["search", "--to", to, "--port", "443", "--file", &paths[0]];
+            arguments.extend(more);
+            run(&arguments)
+        };
+        let output = search(&["--explain", "-o", "json"]);
+        let report = json(&output);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let allowed = report["allowed"].as_array().expect("a list");
+        assert!(!allowed.is_empty() && allowed.iter().all(|row| row["from"] == "b"), "{report:#}");
+        assert!(
+            allowed.iter().all(|row| row["leaves"] == true && row["sourceSeenAs"] == "203.0.113.7"),
+            "{report:#}"
+        );
+        let denied = report["denied"].as_array().expect("a list");
+        assert!(!denied.is_empty() && denied.iter().all(|row| row["from"] == "c"), "{report:#}");
+        assert!(denied.iter().all(|row| last(&row["rule"]) == "shut"), "{report:#}");
+        let text = stdout(&search(&[]));
+        assert!(text.contains("no simulated host has the address"), "{text}");
+        assert_eq!(code(&search(&["--from", "c"])), 1);
+    }
+}

@@ -203,6 +203,15 @@ pub trait Trace {
 
     /// The way rests on a rule.
     fn rests_on(&mut self, _rule: RuleId) {}
+
+    /// A subnet's route takes the packet; `by_user` tells those of route tables from the others.
+    fn steered(&mut self, _route: RuleId, _by_user: bool) {}
+
+    /// Whether the question is about all of the Internet: somebody is taken to be at every public address, whether or not
+    /// the lab simulates a host there. Never so for a packet that is real.
+    fn whole_internet(&self) -> bool {
+        false
+    }
 }
 
 /// Records nothing.

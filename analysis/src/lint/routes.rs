@@ -38,6 +38,7 @@ fn ignored(
     let users: Vec<&Place<'_>> = users.iter().filter(|place| place.subnet != "GatewaySubnet").collect();
     let mut never = true;
     let mut takers: Vec<String> = Vec::new();
+    let mut endpoints: Vec<String> = Vec::new();
     for place in &users {
         let rows = design.rows(**place);
         let endpoint = |row: &&_| is_endpoint(row);
@@ -58,23 +59,38 @@ fn ignored(
         if !rest.is_empty() && (!system || !is_private(prefix) || reaches_something(design, &rest)) {
             return None;
         }
+        let services = rows.iter().filter(|row| row.active()).filter(endpoint);
+        endpoints
+            .extend(services.filter(|row| overlap(&row.prefix, prefix)).map(|row| row.prefix.to_string()));
         takers.extend(longer.iter().filter(|net| overlap(net, prefix)).map(ToString::to_string));
     }
     if users.is_empty() {
         return None;
     }
-    takers.sort();
-    takers.dedup();
+    for prefixes in [&mut takers, &mut endpoints] {
+        prefixes.sort();
+        prefixes.dedup();
+    }
     let message = if never {
-        format!("the route '{route}' never wins: {} take all of {prefix}", listed(&takers))
+        let verb = if takers.len() == 1 { "takes" } else { "take" };
+        let whole =
+            if takers == [prefix.to_string()] { "the whole prefix" } else { &format!("all of {prefix}") };
+        let by = if endpoints == takers { "the service endpoint's " } else { "" };
+        format!("the route '{route}' never wins: {by}{} {verb} {whole}", listed(&takers))
     } else {
         format!(
             "the route '{route}' is for no address that this topology has: longer routes ({}) take what {prefix} holds",
             listed(&takers)
         )
     };
-    let help =
-        "write a route for each of those prefixes: an equal prefix of a user beats the system's".to_owned();
+    let system = "write a route for each of those prefixes: an equal prefix of a user beats the system's";
+    let service =
+        "no route of a user beats a service endpoint's: remove the route, or the endpoint from the subnet";
+    let help = match (endpoints.is_empty(), endpoints == takers) {
+        (true, _) => system.to_owned(),
+        (false, true) => service.to_owned(),
+        (false, false) => format!("{system}, but for {}: {service}", listed(&endpoints)),
+    };
     Some(Found { lint: IGNORED_ROUTE, path: path.to_owned(), message, help })
 }
 

@@ -10,10 +10,10 @@ use crate::space::{bounds, joined};
 
 /// Addresses that nothing tells apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AddressClass {
+pub(crate) struct AddressClass {
     /// The lowest of them: it stands for all.
-    pub(super) first: IpAddr,
-    pub(super) prefixes: Vec<IpNet>,
+    pub(crate) first: IpAddr,
+    pub(crate) prefixes: Vec<IpNet>,
 }
 
 /// The classes into which prefixes cut a set of addresses of one family.

@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use vnet_config::model::PortRange;
 use vnet_dataplane::PortId;
 use vnet_fabric::Snapshot;
-use vnet_fabric::path::{Outcome, first_packet, judge};
+use vnet_fabric::path::{Outcome, first_packet, judge, judge_outward};
 use vnet_fabric::survey::PortBoundaries;
 use vnet_fabric::trace::Hop;
 
-use super::classes::{Ports, address_classes, append};
+use super::classes::{AddressClass, Ports, address_classes, append};
 use super::{Reach, SearchProtocol, Verdict};
 
 /// Source ports of one class that are judged where flows are spread over equal paths.
@@ -24,6 +24,8 @@ pub(crate) struct Side<'a> {
     pub(crate) target: String,
     /// Ports that count as reached.
     pub(crate) ports: Vec<PortId>,
+    /// Whether that is the Internet: somebody is taken to answer at every address of it.
+    pub(crate) outward: bool,
 }
 
 /// Packets of which each side has one verdict: every source address with every source port and destination port.
@@ -39,7 +41,7 @@ impl Set {
     pub(crate) fn reach(
         &self,
         from: &str,
-        destination: IpAddr,
+        (destination, all): (IpAddr, &[IpNet]),
         protocol: SearchProtocol,
         verdict: &Verdict,
     ) -> Reach {
@@ -47,6 +49,7 @@ impl Set {
             from: from.to_owned(),
             source_addresses: self.source_addresses.clone(),
             destination,
+            destination_addresses: all.to_vec(),
             protocol,
             source_ports: self.source_ports.clone(),
             destination_ports: self.destination_ports.clone(),
@@ -97,7 +100,23 @@ impl<'a> Engine<'a> {
         for (side, port) in self.sides.iter_mut().zip(ports) {
             target.clone_into(&mut side.target);
             side.ports = vec![*port];
+            side.outward = Some(*port) == side.snapshot.internet_edge();
         }
+    }
+
+    /// These addresses, in classes that no boundary of any side tells apart.
+    pub(crate) fn destinations(&self, addresses: &[IpNet]) -> Vec<AddressClass> {
+        let mut classes: BTreeMap<Vec<&IpNet>, AddressClass> = BTreeMap::new();
+        for v4 in [true, false] {
+            let own: Vec<IpNet> =
+                addresses.iter().filter(|net| net.addr().is_ipv4() == v4).copied().collect();
+            for class in address_classes(&own, &self.boundaries) {
+                let around = self.boundaries.iter().filter(|net| net.contains(&class.first)).collect();
+                let prefixes = class.prefixes.clone();
+                classes.entry(around).and_modify(|known| known.prefixes.extend(prefixes)).or_insert(class);
+            }
+        }
+        classes.into_values().collect()
     }
 
     /// The sets into which the packets from these addresses fall. `ingress` has one port for each side.
@@ -208,9 +227,13 @@ impl<'a> Engine<'a> {
             let mut verdicts: BTreeSet<Verdict> = BTreeSet::new();
             for port in source_ports.from..=last {
                 let packet = first_packet(number, (source, port), (destination, destination_ports.from));
-                let outcome = judge(side.snapshot, *ingress, &packet);
+                let outcome = if side.outward {
+                    judge_outward(side.snapshot, *ingress, &packet)
+                } else {
+                    judge(side.snapshot, *ingress, &packet)
+                };
                 answer_judged |= outcome.answer_judged;
-                verdicts.insert(side.verdict(&outcome));
+                verdicts.insert(side.verdict(&outcome, source));
             }
             let some_flows = verdicts.len() > 1;
             verdicts.into_iter().map(|verdict| Verdict { some_flows, ..verdict }).collect()
@@ -220,27 +243,38 @@ impl<'a> Engine<'a> {
 }
 
 impl Side<'_> {
-    fn verdict(&self, outcome: &Outcome) -> Verdict {
+    fn verdict(&self, outcome: &Outcome, source: IpAddr) -> Verdict {
         let elsewhere = outcome
             .arrived
             .map(|(port, _)| port)
             .filter(|port| !self.ports.contains(port))
             .and_then(|port| self.snapshot.port(port))
             .map(|port| format!("not {}: {} has the address", self.target, port.name));
-        verdict(self.snapshot, outcome, elsewhere)
+        verdict(self.snapshot, outcome, source, elsewhere)
     }
 }
 
-/// An outcome in words; `other` says why it does not count though it has none of the fabric's reasons.
-pub(crate) fn verdict(snapshot: &Snapshot, outcome: &Outcome, other: Option<String>) -> Verdict {
+/// An outcome in words, of a packet from `source`; `other` says why it does not count though it has none of the fabric's
+/// reasons.
+pub(crate) fn verdict(
+    snapshot: &Snapshot,
+    outcome: &Outcome,
+    source: IpAddr,
+    other: Option<String>,
+) -> Verdict {
     let reason = other.or_else(|| outcome.reason.map(|reason| reason.name().to_owned()));
     let names =
         |hops: &[Hop]| -> Vec<String> { hops.iter().map(|hop| snapshot.hop_name(*hop).to_owned()).collect() };
-    let rule = outcome.rule.and_then(|rule| snapshot.rule(rule));
+    let named = |rule| snapshot.rule(rule).map(|rule| rule.reference.name.clone());
+    let allowed = reason.is_none();
+    let seen = outcome.arrived.map(|(_, tuple)| tuple).or(outcome.left).map(|tuple| tuple.source);
     Verdict {
-        allowed: reason.is_none(),
+        allowed,
         reason,
-        rule: rule.map(|rule| rule.reference.name.clone()),
+        rule: outcome.rule.and_then(named),
+        route: outcome.route.filter(|_| allowed).and_then(named),
+        source_seen_as: seen.filter(|seen| allowed && *seen != source),
+        leaves: allowed && outcome.left.is_some(),
         via: names(&outcome.via),
         via_reverse: names(&outcome.via_reverse),
         some_flows: false,

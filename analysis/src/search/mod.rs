@@ -28,7 +28,7 @@ use vnet_fabric::path::{Endpoint, PathVerdict};
 use vnet_fabric::snapshot::PortKind;
 
 use engine::{Engine, Side};
-use sources::Source;
+use sources::{INTERNET, Source};
 
 /// From whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +98,8 @@ impl SearchProtocol {
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// A machine, host, firewall, gateway or address.
+    /// A machine, host, firewall, gateway or address, also one of the Internet; `internet` for every public address that
+    /// nobody in the lab has.
     pub to: String,
     /// From whom.
     pub from: Senders,
@@ -120,6 +121,10 @@ pub struct Reach {
     pub source_addresses: Vec<IpNet>,
     /// The address that they are sent to.
     pub destination: IpAddr,
+    /// All addresses for which the same holds, where it is one of several: of `internet`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub destination_addresses: Vec<IpNet>,
     /// The protocol.
     pub protocol: SearchProtocol,
     /// Source ports; empty where the protocol has none.
@@ -144,9 +149,20 @@ pub struct Verdict {
     /// Why not: a drop's reason, or who holds the address instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The rule, route or check that decided.
+    /// What decided: of a drop its cause, else the rule of a firewall or security group that let them pass, else the first
+    /// route of a user that steered them, else the last route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// The first route of a user that steers them, else the last route that they take; none of a drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// The source address that the receiver sees, where it is not the sender's own. Where addresses of a pool share the work
+    /// it is one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_seen_as: Option<IpAddr>,
+    /// True where they leave by the internet edge for an address that no simulated host has: somebody is taken to answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
     /// Appliances on the way out.
     pub via: Vec<String>,
     /// Appliances on the way back.
@@ -182,17 +198,20 @@ pub fn search(snapshot: &Snapshot, query: &Query) -> Result<SearchReport, Questi
         ([], None) => SearchProtocol::ALL.to_vec(),
         (named, _) => named.to_vec(),
     };
-    let side = Side { snapshot, target: target.name.clone(), ports: target.ports.clone() };
+    let (name, ports) = (target.name.clone(), target.ports.clone());
+    let side = Side { snapshot, target: name, ports, outward: target.outward };
     let mut engine = Engine::new(vec![side], query.port);
+    let internet = engine.destinations(&target.internet);
     let mut report =
         SearchReport { to: query.to.clone(), allowed: Vec::new(), denied: Vec::new(), classes: 0 };
     for source in &sources {
-        for destination in target.addresses_for(source) {
+        let own = target.addresses_for(source).into_iter().map(|ip| (ip, &[][..]));
+        for (destination, all) in own.chain(internet.iter().map(|class| (class.first, &class.prefixes[..]))) {
             for protocol in &protocols {
                 for set in engine.sets(&[source.port], &source.addresses, destination, *protocol) {
                     for verdict in set.verdicts.iter().flatten() {
                         let list = if verdict.allowed { &mut report.allowed } else { &mut report.denied };
-                        list.push(set.reach(&source.name, destination, *protocol, verdict));
+                        add(list, set.reach(&source.name, (destination, all), *protocol, verdict));
                     }
                 }
             }
@@ -202,18 +221,58 @@ pub fn search(snapshot: &Snapshot, query: &Query) -> Result<SearchReport, Questi
     Ok(report)
 }
 
+/// Adds a set; to one that differs in the destination of the Internet alone that is added.
+fn add(list: &mut Vec<Reach>, reach: Reach) {
+    let same = |known: &&mut Reach| {
+        let other = Reach {
+            destination: known.destination,
+            destination_addresses: known.destination_addresses.clone(),
+            ..reach.clone()
+        };
+        !reach.destination_addresses.is_empty()
+            && known.destination.is_ipv4() == reach.destination.is_ipv4()
+            && **known == other
+    };
+    match list.iter_mut().rev().take_while(|known| known.from == reach.from).find(same) {
+        Some(known) => {
+            known.destination_addresses.extend(reach.destination_addresses);
+            known.destination_addresses = IpNet::aggregate(&known.destination_addresses);
+        }
+        None => list.push(reach),
+    }
+}
+
 /// Whom packets are to reach.
 struct Target {
     name: String,
     ports: Vec<PortId>,
     private: Vec<IpAddr>,
     public: Vec<IpAddr>,
+    /// Every public address that nobody in the lab has, where the Internet is meant.
+    internet: Vec<IpNet>,
+    /// Whether it is on the Internet.
+    outward: bool,
 }
 
 impl Target {
     fn resolve(snapshot: &Snapshot, name: &str) -> Result<Target, QuestionError> {
+        let edge = snapshot.internet_edge();
+        let rest = edge.and_then(|edge| sources::outside(snapshot, edge).pop());
+        let internet = rest.map(|rest| rest.addresses).unwrap_or_default();
         let is_machine = |kind: &PortKind| matches!(kind, PortKind::Nic { vm, .. } if **vm == *name);
         let nics: Vec<_> = snapshot.ports().filter(|port| is_machine(&port.kind)).collect();
+        if name == INTERNET {
+            let edge = edge.ok_or_else(|| QuestionError::NoNic(name.to_owned()))?;
+            let (private, public) = (Vec::new(), Vec::new());
+            return Ok(Target {
+                name: name.to_owned(),
+                ports: vec![edge],
+                private,
+                public,
+                internet,
+                outward: true,
+            });
+        }
         let (ports, private): (Vec<PortId>, Vec<IpAddr>) = if nics.is_empty() {
             let end = Endpoint::resolve(snapshot, name)?;
             (end.port.into_iter().collect(), end.addresses)
@@ -222,7 +281,11 @@ impl Target {
             (nics.iter().map(|port| port.id).collect(), addresses.collect())
         };
         let public = ports.iter().flat_map(|port| snapshot.public_addresses(*port)).collect();
-        Ok(Target { name: name.to_owned(), ports, private, public })
+        let simulated = snapshot.internet_hosts().filter_map(|host| Endpoint::resolve(snapshot, host).ok());
+        let hosts: Vec<IpAddr> = simulated.flat_map(|host| host.addresses).collect();
+        let outside = |ip: &IpAddr| hosts.contains(ip) || internet.iter().any(|net| net.contains(ip));
+        let outward = ports.iter().all(|port| Some(*port) == edge) && private.iter().all(outside);
+        Ok(Target { name: name.to_owned(), ports, private, public, internet: Vec::new(), outward })
     }
 
     /// The addresses by which a source may try: from the Internet the public ones only.
@@ -245,7 +308,8 @@ impl SearchReport {
         };
         let found = self.allowed.iter().chain(&self.denied).find(|reach| {
             reach.protocol == protocol
-                && reach.destination == destination
+                && (reach.destination == destination
+                    || reach.destination_addresses.iter().any(|net| net.contains(&destination)))
                 && reach.source_addresses.iter().any(|net| net.contains(&source))
                 && holds(&reach.source_ports, source_port)
                 && holds(&reach.destination_ports, destination_port)

@@ -13,7 +13,7 @@ use vnet_fabric::snapshot::{PortKind, TunnelPeer};
 use super::{Senders, Target};
 
 /// The name of every public address that nobody in the lab has.
-const INTERNET: &str = "internet";
+pub(crate) const INTERNET: &str = "internet";
 /// Not carried over the Internet (RFC 6890), or not unicast.
 const NOT_PUBLIC: [&str; 12] = [
     "0.0.0.0/8",

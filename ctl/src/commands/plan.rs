@@ -156,9 +156,14 @@ fn way(names: &[String]) -> String {
     if names.is_empty() { "direct".to_owned() } else { names.join(", ") }
 }
 
-/// `fw; back hub-vpn`, or why nothing passes.
-fn shown(verdict: &Verdict) -> String {
-    let rule = verdict.rule.as_ref().map(|rule| format!(" ({rule})")).unwrap_or_default();
+/// `fw; back hub-vpn`, or why nothing passes. Of what goes another way the route and the source address that is seen count too.
+fn shown(verdict: &Verdict, effect: Effect) -> String {
+    let rerouted = effect == Effect::Reroute;
+    let route = verdict.route.as_ref().filter(|route| rerouted && verdict.rule.as_ref() != Some(route));
+    let named = verdict.rule.iter().chain(route).cloned().collect::<Vec<_>>().join("; ");
+    let seen = verdict.source_seen_as.filter(|_| rerouted);
+    let seen = seen.map(|seen| format!(", seen as {seen}")).unwrap_or_default();
+    let rule = if named.is_empty() { seen } else { format!("{seen} ({named})") };
     match &verdict.reason {
         Some(reason) => format!("{reason}{rule}"),
         None if verdict.via.iter().eq(verdict.via_reverse.iter().rev()) => {
@@ -223,11 +228,16 @@ fn impact_text(impact: &ImpactReport, style: Style) -> String {
             Some(_) => vec![format!("{} ({} prefixes)", pair.from.join(", "), pair.source_addresses.len())],
             None => pair.from.clone(),
         };
-        let to = match pair.public_address {
-            Some(public) => vec![format!("{} ({public})", pair.to.join(", "))],
-            None => pair.to.clone(),
+        let to = match (pair.public_address, &pair.destination_addresses[..]) {
+            (Some(public), _) => vec![format!("{} ({public})", pair.to.join(", "))],
+            (None, []) => pair.to.clone(),
+            (None, [one]) => vec![format!("{} ({one})", pair.to.join(", "))],
+            (None, several) => vec![format!("{} ({} prefixes)", pair.to.join(", "), several.len())],
         };
-        ((pair.effect, from, to, shown(&pair.before), shown(&pair.after)), vec![service(pair)])
+        (
+            (pair.effect, from, to, shown(&pair.before, pair.effect), shown(&pair.after, pair.effect)),
+            vec![service(pair)],
+        )
     });
     let rows = merged(rows.collect(), |row| std::mem::take(&mut row.1), |row| &mut row.1);
     let rows = merged(rows, |row| std::mem::take(&mut row.0.1), |row| &mut row.0.1);
@@ -249,8 +259,8 @@ fn impact_text(impact: &ImpactReport, style: Style) -> String {
                 word(flow.effect, style),
                 name,
                 bytes(flow.bytes),
-                shown(&flow.before),
-                shown(&flow.after),
+                shown(&flow.before, flow.effect),
+                shown(&flow.after, flow.effect),
             ]);
         }
         text.push(table.render(""));

@@ -19,7 +19,8 @@ const SENDERS_MAX: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Search {
-    /// A machine, host, firewall, gateway or address.
+    /// A machine, host, firewall, gateway or address, also one of the Internet; or internet: every public address that
+    /// nobody in the lab has. Where no simulated host has the address it is judged as far as the internet edge.
     #[arg(long, value_name = "NAME")]
     to: String,
     /// any, internet, or the name of one machine, host or site.
@@ -122,12 +123,17 @@ fn ports(ranges: &[PortRange]) -> String {
 
 fn service(reach: &Reach) -> String {
     let name = reach.protocol.name();
+    let to = match reach.destination_addresses.len() {
+        0 => reach.destination.to_string(),
+        1 => format!("internet ({})", reach.destination_addresses[0]),
+        more => format!("internet ({more} prefixes)"),
+    };
     if reach.destination_ports.is_empty() {
-        return format!("{name} to {}", reach.destination);
+        return format!("{name} to {to}");
     }
     let every = reach.source_ports.first().is_some_and(|range| range.is_any());
     let from = if every { String::new() } else { format!(" from {}", ports(&reach.source_ports)) };
-    format!("{name}/{}{from} to {}", ports(&reach.destination_ports), reach.destination)
+    format!("{name}/{}{from} to {to}", ports(&reach.destination_ports))
 }
 
 fn way(names: &[String]) -> String {
@@ -135,6 +141,7 @@ fn way(names: &[String]) -> String {
 }
 
 fn table(report: &SearchReport) -> String {
+    let leaves = report.allowed.iter().any(|reach| reach.verdict.leaves);
     let mut table = Table::new(&["From", "Packets", "Verdict", "Way", "Decided By"]);
     for (reaches, sources) in grouped(&report.allowed).into_iter().chain(grouped(&report.denied)) {
         let Some(first) = reaches.first() else { continue };
@@ -149,6 +156,7 @@ fn table(report: &SearchReport) -> String {
         let verdict = &first.verdict;
         let word = verdict.reason.as_deref().unwrap_or("Allow");
         let word = if verdict.some_flows { format!("{word} (some flows)") } else { word.to_owned() };
+        let word = if verdict.leaves { format!("{word} (leaves)") } else { word };
         let mirrored = verdict.via.iter().eq(verdict.via_reverse.iter().rev());
         let way = match (verdict.allowed, mirrored) {
             (false, _) if verdict.via.is_empty() => "-".to_owned(),
@@ -169,6 +177,11 @@ fn table(report: &SearchReport) -> String {
         report.to,
         count(report.classes, "class").replace("classs", "classes")
     );
+    let sum = if leaves {
+        format!("{sum}\nWhat leaves goes by the internet edge; no simulated host has the address.")
+    } else {
+        sum
+    };
     let text = table.render("");
     if text.is_empty() { sum } else { format!("{text}\n\n{sum}") }
 }

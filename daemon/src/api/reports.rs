@@ -109,7 +109,7 @@ pub(crate) struct MatrixQuery {
 
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct SearchQuery {
-    /// A machine, host, firewall, gateway or address.
+    /// A machine, host, firewall, gateway or address, also one of the Internet; or internet.
     to: String,
     /// any (if left out), internet, or the name of one machine, host or site.
     from: Option<String>,

@@ -273,7 +273,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let destination = self.tuple.destination;
         let held = || {
             snapshot.internet_addresses.contains(&destination)
-                || snapshot.host_egress && is_public(destination)
+                || (snapshot.host_egress || self.trace.whole_internet()) && is_public(destination)
         };
         match snapshot.edge {
             Some(edge) if asked || held() => Next::End(Verdict::Deliver(edge), None),

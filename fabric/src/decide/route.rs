@@ -67,6 +67,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let snapshot = self.snapshot;
         let destination = self.tuple.destination;
         self.trace.rests_on(route.rule);
+        self.trace.steered(route.rule, route.source == RouteSource::User);
         self.trace.step(|| {
             let subnet = &snapshot.subnets[subnet];
             let rejected = rejected(snapshot, subnet, destination);

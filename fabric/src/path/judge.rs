@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, TcpFlags};
 
-use super::{Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, exchange_with, outcome};
+use super::{
+    Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, exchange_outward, exchange_with, outcome,
+};
 use crate::decision::SessionOpen;
 use crate::snapshot::Snapshot;
 
@@ -29,6 +31,13 @@ pub fn first_packet(
 /// that leaves for the Internet again, whether or not the lab simulates a host with its source address.
 pub fn judge(snapshot: &Snapshot, ingress: PortId, packet: &PacketMeta) -> Outcome {
     exchange_of(snapshot, ingress, *packet, || Outline::new(snapshot)).outcome(snapshot)
+}
+
+/// The same of a packet for the Internet: somebody is taken to answer at every address for which it leaves by the internet
+/// edge, whether or not the lab simulates a host there ([`Outcome::left`] says so).
+pub fn judge_outward(snapshot: &Snapshot, ingress: PortId, packet: &PacketMeta) -> Outcome {
+    let outline = || Outline { whole_internet: true, ..Outline::new(snapshot) };
+    exchange_outward(snapshot, ingress, *packet, outline).outcome(snapshot)
 }
 
 /// Judges a flow that lives through a change of policy: its first packet by the policy `before`, and a later one by the

@@ -12,7 +12,7 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
-pub use judge::{PairReport, ends, first_packet, judge, judge_change, matrix};
+pub use judge::{PairReport, ends, first_packet, judge, judge_change, judge_outward, matrix};
 pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
 use crate::decision::SessionOpen;
@@ -37,8 +37,11 @@ pub struct Outcome {
     pub reason: Option<Reason>,
     /// Whether the probe itself arrives.
     pub arrives: bool,
-    /// What decided: of a drop its cause, else the firewall's or security group's rule that let it pass.
+    /// What decided: of a drop its cause, else the firewall's or security group's rule that let it pass, else the first
+    /// route of a user that steered it, else the last route.
     pub rule: Option<RuleId>,
+    /// The first route of a user that steered the probe, else the last route that it took.
+    pub route: Option<RuleId>,
     /// Appliances on the way out.
     pub via: Hops,
     /// Appliances on the way back.
@@ -53,6 +56,8 @@ pub struct Outcome {
     pub certainty: Certainty,
     /// Where the probe arrived, and with what tuple; the way back may have failed nonetheless.
     pub arrived: Option<(PortId, FiveTuple)>,
+    /// With what tuple the probe leaves by the internet edge, for an address that no simulated host has.
+    pub left: Option<FiveTuple>,
     /// Whether rules judged the answer anew: on a way that knows no session of its flow.
     pub answer_judged: bool,
 }
@@ -150,15 +155,41 @@ fn exchange_with<T: Trace>(
 ) -> Exchange<T> {
     let mut out = new();
     let forward = follow(snapshot, sessions, ingress, probe, &mut out);
-    let reverse = match forward.end {
+    answered(snapshot, sessions, (ingress, &probe), (forward, out), new)
+}
+
+/// The same where somebody is taken to answer at every address for which a packet leaves by the internet edge.
+fn exchange_outward<T: Trace>(
+    snapshot: &Snapshot,
+    ingress: PortId,
+    probe: PacketMeta,
+    new: impl Fn() -> T,
+) -> Exchange<T> {
+    let (mut sessions, mut out) = (Vec::new(), new());
+    let mut forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
+    if let (Some(edge), Some(tuple)) = (snapshot.edge, forward.left) {
+        forward.end = WayEnd::Arrived(edge, tuple);
+    }
+    answered(snapshot, &mut sessions, (ingress, &probe), (forward, out), new)
+}
+
+/// Adds the answer's way where the probe arrived.
+fn answered<T: Trace>(
+    snapshot: &Snapshot,
+    sessions: &mut Vec<SessionOpen>,
+    (ingress, probe): (PortId, &PacketMeta),
+    forward: (Way, T),
+    new: impl Fn() -> T,
+) -> Exchange<T> {
+    let reverse = match forward.0.end {
         WayEnd::Arrived(at, tuple) => {
             let mut back = new();
-            let way = follow(snapshot, sessions, at, answer(&probe, tuple), &mut back);
+            let way = follow(snapshot, sessions, at, answer(probe, tuple), &mut back);
             Some((way, back))
         }
         WayEnd::Beyond | WayEnd::Outside(_) | WayEnd::Dropped(_) => None,
     };
-    Exchange { ingress, edge: snapshot.edge, asked: probe.tuple.source, forward: (forward, out), reverse }
+    Exchange { ingress, edge: snapshot.edge, asked: probe.tuple.source, forward, reverse }
 }
 
 /// ICMP has no port; without one asked for, it is 80.
@@ -173,8 +204,8 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
         let back = self.back_reason();
         let arrives = reason(forward.end).is_none();
         let rule = match reverse {
-            Some((way, _)) if arrives && back.is_some() => way.decided_by,
-            _ => forward.decided_by,
+            Some((way, outline)) if arrives && back.is_some() => decided_by(way, outline.as_ref()),
+            _ => decided_by(forward, out),
         };
         let via_reverse = reverse.map(|(_, back)| back.as_ref().hops.clone()).unwrap_or_default();
         let name = |hop: &Hop| snapshot.hop_name(*hop);
@@ -188,6 +219,7 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
             reason: reason(forward.end).or(back),
             arrives,
             rule,
+            route: out.user_route.or(out.last_route),
             via: out.hops.clone(),
             asymmetric: reverse.is_some() && !mirrored,
             via_reverse,
@@ -195,6 +227,7 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
             rtt_ns: forward.delay_ns + reverse.map_or(0, |(way, _)| way.delay_ns),
             certainty: less_certain(out.certainty, back_certainty),
             arrived,
+            left: forward.left,
             answer_judged: reverse.is_some_and(|(way, _)| !way.rules.is_empty()),
         }
     }
@@ -212,6 +245,12 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
     }
 }
 
+/// Where no rule let a packet pass, the first route of a user that steered it says more than the last route.
+fn decided_by(way: &Way, outline: &Outline<'_>) -> Option<RuleId> {
+    let passes = reason(way.end).is_none() && way.rules.is_empty();
+    outline.user_route.filter(|_| passes).or(way.decided_by)
+}
+
 fn reason(end: WayEnd) -> Option<Reason> {
     match end {
         WayEnd::Dropped(reason) => Some(reason),
@@ -226,11 +265,21 @@ struct Outline<'a> {
     snapshot: &'a Snapshot,
     hops: Hops,
     certainty: Certainty,
+    user_route: Option<RuleId>,
+    last_route: Option<RuleId>,
+    whole_internet: bool,
 }
 
 impl<'a> Outline<'a> {
     fn new(snapshot: &'a Snapshot) -> Outline<'a> {
-        Outline { snapshot, hops: SmallVec::new(), certainty: Certainty::Documented }
+        Outline {
+            snapshot,
+            hops: SmallVec::new(),
+            certainty: Certainty::Documented,
+            user_route: None,
+            last_route: None,
+            whole_internet: false,
+        }
     }
 }
 
@@ -240,6 +289,17 @@ impl Trace for Outline<'_> {
     fn pass(&mut self, hop: Hop) {
         if self.hops.last() != Some(&hop) {
             self.hops.push(hop);
+        }
+    }
+
+    fn whole_internet(&self) -> bool {
+        self.whole_internet
+    }
+
+    fn steered(&mut self, route: RuleId, by_user: bool) {
+        self.last_route = Some(route);
+        if by_user && self.user_route.is_none() {
+            self.user_route = Some(route);
         }
     }
 
@@ -270,6 +330,10 @@ impl Trace for Explained<'_> {
 
     fn pass(&mut self, hop: Hop) {
         self.outline.pass(hop);
+    }
+
+    fn steered(&mut self, route: RuleId, by_user: bool) {
+        self.outline.steered(route, by_user);
     }
 
     fn rests_on(&mut self, rule: RuleId) {

@@ -8,7 +8,7 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::Reason;
 
 use super::way::Way;
-use super::{Endpoint, Exchange, Explained, asked_port, reason};
+use super::{Endpoint, Exchange, Explained, asked_port, decided_by, reason};
 use crate::snapshot::Snapshot;
 use crate::trace::{Certainty, Crossing, Hop, RuleId, RuleRef, Step, StepKind};
 
@@ -156,7 +156,7 @@ fn leg(snapshot: &Snapshot, (way, explained): &(Way, Explained<'_>), reason: Opt
     Leg {
         arrives: reason.is_none(),
         reason: reason.map(|reason| reason.name().to_owned()),
-        rule: way.decided_by.and_then(|rule| snapshot.rule_ref(rule)),
+        rule: decided_by(way, explained.as_ref()).and_then(|rule| snapshot.rule_ref(rule)),
         crossings: explained.steps.iter().filter_map(|step| step.crossing.clone()).collect(),
         steps: explained.steps.clone(),
     }

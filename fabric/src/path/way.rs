@@ -21,6 +21,8 @@ pub(super) struct Way {
     pub(super) rules: SmallVec<[RuleId; 8]>,
     /// What dropped it, or the last firewall's or security group's rule that let it pass.
     pub(super) decided_by: Option<RuleId>,
+    /// With what tuple it left by the internet edge, for an address that no simulated host has.
+    pub(super) left: Option<FiveTuple>,
     pub(super) delay_ns: u64,
     pub(super) assumptions: SmallVec<[Assumption; 2]>,
 }
@@ -88,6 +90,7 @@ pub(super) fn follow<T: Trace>(
         end: WayEnd::Dropped(Reason::RoutingLoop),
         rules: SmallVec::new(),
         decided_by: None,
+        left: None,
         delay_ns: 0,
         assumptions: SmallVec::new(),
     };
@@ -185,10 +188,14 @@ fn delivered(
         }
         Some(Owner::InternetEdge) if snapshot.internet_addresses.contains(&destination) => arrived,
         Some(Owner::InternetEdge) if snapshot.host_egress => {
+            way.left = Some(*tuple);
             way.assumptions.push(Assumption::HostNetwork);
             Err(WayEnd::Beyond)
         }
-        Some(Owner::InternetEdge) => Err(WayEnd::Outside(*tuple)),
+        Some(Owner::InternetEdge) => {
+            way.left = Some(*tuple);
+            Err(WayEnd::Outside(*tuple))
+        }
         _ => arrived,
     }
 }
