@@ -80,6 +80,36 @@ fn what_cannot_be_encrypted_is_dropped_where_either_network_says_so() {
 }
 
 #[test]
+fn a_drop_names_what_cannot_encrypt() {
+    let table = [
+        (
+            DROP,
+            DROP,
+            false,
+            true,
+            "a1/eth0 has no accelerated networking, and a drops",
+            "NX_HW_NOT_SUPPORTED",
+        ),
+        (
+            ALLOW,
+            DROP,
+            true,
+            false,
+            "b1/eth0 has no accelerated networking, and b drops",
+            "NX_HW_NOT_SUPPORTED",
+        ),
+        (DROP, ALLOW, false, false, "a1/eth0 and b1/eth0 have no accelerated", "NX_HW_NOT_SUPPORTED"),
+        (DROP, OFF, true, true, "encryption is off in b, and a drops", "NX_NOT_ACCEPTED"),
+        (OFF, DROP, false, true, "encryption is off in a, and b drops", "NX_NOT_ACCEPTED"),
+    ];
+    for (a, b, a_can, b_can, cause, code) in table {
+        let report = path(&two(a, b, a_can, b_can), "a1", "b1", ProbeProtocol::Icmp, None).unwrap();
+        let last = &report.forward.steps.last().unwrap().text;
+        assert!(last.contains(cause) && last.ends_with(&format!("({code})")), "{last}");
+    }
+}
+
+#[test]
 fn only_traffic_between_virtual_machines_is_concerned() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hub-spoke.yaml"));
     let encrypted = |name: &str| format!("  {name}:\n    encryption: {DROP}\n    addressSpace");

@@ -82,7 +82,7 @@ fn pair(
     }
     if remote_half.is_none() && !check.is_dropped(&format!("virtualNetworks.{remote_name}.peerings.{name}")) {
         let message = format!(
-            "'{remote_name}' has no peering back to '{name}': this one stays Initiated and passes nothing"
+            "'{remote_name}' has no peering back to '{name}': this one passes nothing until it has (Initiated, or Disconnected where it was connected)"
         );
         let finding = Finding::warning("peering-one-sided", message);
         check.at_name(path, finding.help(format!("add virtualNetworks.{remote_name}.peerings.{name}")));

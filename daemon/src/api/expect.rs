@@ -109,7 +109,10 @@ fn judge(expectation: &Expectation, result: &ProbeResult) -> Vec<String> {
     if met != expected {
         messages.push(match (met, result.reason.as_deref()) {
             (FlowVerdict::Allow, _) => format!("expected deny, got an answer (way: {})", way(&result.via)),
-            (FlowVerdict::Deny, Some(reason)) => format!("expected allow, got deny with {reason}"),
+            (FlowVerdict::Deny, Some(reason)) => {
+                let by = result.rule.as_ref().map(|rule| format!(" by {rule}")).unwrap_or_default();
+                format!("expected allow, got deny with {reason}{by}")
+            }
             (FlowVerdict::Deny, None) => "expected allow, got no answer and no drop in the lab".to_owned(),
         });
         return messages;
@@ -349,6 +352,10 @@ mod tests {
         );
         let denied =
             ProbeResult { outcome: ProbeOutcome::Dropped, reason: Some("NsgDeny".into()), ..result() };
+        let allow = expectation(json!({ "verdict": "allow" }));
+        assert_eq!(judge(&allow, &denied), ["expected allow, got deny with NsgDeny by g/c/r"]);
+        let nobody = ProbeResult { rule: None, ..denied.clone() };
+        assert_eq!(judge(&allow, &nobody), ["expected allow, got deny with NsgDeny"]);
         assert!(!may_settle(&denied, &[]) && !may_settle(&result(), &["expected deny".into()]));
         assert!(may_settle(&ProbeResult { reason: Some("TunnelDown".into()), ..denied.clone() }, &[]));
         assert!(may_settle(&result(), &["maxRttMs: late".into()]));

@@ -21,22 +21,17 @@ enum Status {
     SenderCannot,
     /// The receiver's network or NIC cannot.
     ReceiverCannot,
-    /// It is dropped for not being encrypted.
-    NotAccepted,
 }
 
 impl Status {
     fn of(snapshot: &Snapshot, from: &Nic, to: &Nic) -> Status {
         let encrypts = |nic: &Nic| snapshot.networks[snapshot.subnets[nic.subnet].network].encryption;
-        let drops =
-            [from, to].into_iter().any(|nic| encrypts(nic) == Some(EncryptionEnforcement::DropUnencrypted));
-        let status = match (encrypts(from), encrypts(to)) {
+        match (encrypts(from), encrypts(to)) {
             (None, _) => Status::Off,
             (Some(_), _) if from.accelerated != Some(true) => Status::SenderCannot,
-            (Some(_), Some(_)) if to.accelerated == Some(true) => return Status::Encrypted,
+            (Some(_), Some(_)) if to.accelerated == Some(true) => Status::Encrypted,
             (Some(_), _) => Status::ReceiverCannot,
-        };
-        if drops { Status::NotAccepted } else { status }
+        }
     }
 
     fn code(self) -> &'static str {
@@ -45,9 +40,32 @@ impl Status {
             Status::Off => "NX",
             Status::SenderCannot => "NX_HW_NOT_SUPPORTED",
             Status::ReceiverCannot => "NX_NOT_SUPPORTED",
-            Status::NotAccepted => "NX_NOT_ACCEPTED",
         }
     }
+}
+
+/// Why the traffic of two NICs, not all of which encrypt, is dropped: the network or the NICs that do not, the network that asks
+/// for it, and the flow log's code.
+fn refusal(snapshot: &Snapshot, from: &Nic, to: &Nic) -> String {
+    let name = |nic: &Nic| snapshot.port(nic.port).map_or("", |port| &port.name);
+    let network = |nic: &Nic| &snapshot.networks[snapshot.subnets[nic.subnet].network];
+    let ends = [from, to];
+    let (cause, code) = match ends.iter().find(|nic| network(nic).encryption.is_none()) {
+        Some(off) => (format!("encryption is off in {}", network(off).name), "NX_NOT_ACCEPTED"),
+        None => {
+            let cannot: Vec<&str> =
+                ends.iter().filter(|nic| nic.accelerated != Some(true)).map(|nic| name(nic)).collect();
+            let verb = if cannot.len() == 1 { "has" } else { "have" };
+            (format!("{} {verb} no accelerated networking", cannot.join(" and ")), "NX_HW_NOT_SUPPORTED")
+        }
+    };
+    let demands = |nic: &&&Nic| network(nic).encryption == Some(EncryptionEnforcement::DropUnencrypted);
+    let demanding = ends.iter().find(demands).map_or("", |nic| &network(nic).name);
+    format!(
+        "{} to {} is not encrypted: {cause}, and {demanding} drops what is not encrypted ({code})",
+        name(from),
+        name(to)
+    )
 }
 
 impl<S: SessionView, T: Trace> Walk<'_, S, T> {
@@ -69,11 +87,15 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
         }
         let status = Status::of(snapshot, from, to);
         let (from_name, to_name) = (self.port_name(from), self.port_name(to));
-        if status == Status::NotAccepted {
+        let demands = |nic: &Nic| {
+            let network = &snapshot.networks[snapshot.subnets[nic.subnet].network];
+            network.encryption == Some(EncryptionEnforcement::DropUnencrypted)
+        };
+        if status != Status::Encrypted && (demands(from) || demands(to)) {
             let rule = snapshot.check(AzureRule::EncryptionDrop);
-            return Some(self.drop(Reason::EncryptionRequired, rule, from_name, || {
-                format!("{from_name} and {to_name} cannot encrypt, and a network of theirs drops what is not encrypted (NX_NOT_ACCEPTED)")
-            }));
+            return Some(
+                self.drop(Reason::EncryptionRequired, rule, from_name, || refusal(snapshot, from, to)),
+            );
         }
         let rule = snapshot.check(AzureRule::EncryptionPair);
         self.note(StepKind::Encryption, Some(rule), from_name, || {
