@@ -42,6 +42,9 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Bring a lab to what the file says; starts a daemon where none runs.
+    ///
+    /// Waits for the run: commands that it started and that are not to be restarted, at most 2 seconds for all machines together;
+    /// what takes longer, as a server, goes on beside.
     #[command(after_help = "Example:\n  vnetctl up examples/hub-spoke.yaml")]
     Up(apply::Apply),
     /// The same as up.

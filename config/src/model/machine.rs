@@ -33,7 +33,8 @@ pub struct VirtualMachine {
     /// Files seen inside the machine only: path inside, and the file that holds the content.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub files: IndexMap<String, FileSource>,
-    /// Commands run once when the machine is made, in order.
+    /// Commands run once when the machine is made, in order. `up` and `apply` wait for those that are not to be restarted, at most
+    /// 2 seconds for all machines together; what takes longer, as a server, goes on beside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub run: Vec<RunCommand>,
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
@@ -23,6 +23,10 @@ use super::{Engine, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use crate::metrics::{LabCounters, Metrics};
 use crate::worker::monotonic;
+
+/// How long an apply waits in all for the commands that it started: those that change a machine are short, and servers do not
+/// end.
+const RUN_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// The engine behind the API.
 #[derive(Clone)]
@@ -168,6 +172,11 @@ impl Backend for Service {
                 let warnings = input.warnings.clone();
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
                 changes.extend(effect_changes(&applied.effects));
+                if let Some(lab) = engine.find(&name)
+                    && !lab.begun().wait(Instant::now() + RUN_WAIT_MAX)
+                {
+                    tracing::debug!(lab = %name, "commands of machines go on after the apply");
+                }
                 Ok(ApplyReport {
                     lab: name,
                     created,

@@ -19,7 +19,7 @@ use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
 use super::keys::{self, Keys};
 use super::live::owner_name;
-use super::programs::Programs;
+use super::programs::{Begun, Programs};
 use super::store::{self, Accepted};
 use super::{Failure, Options, fault};
 use crate::host::backing::Backing;
@@ -212,6 +212,11 @@ impl Lab {
     /// Who owns each port that the lab has or had.
     pub(super) fn owners(&self) -> MutexGuard<'_, HashMap<PortId, String>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The commands of machines that were started since this was asked last. They are waited for without the lab's lock.
+    pub(super) fn begun(&self) -> Begun {
+        self.control().programs.begun()
     }
 
     /// Runs `enter` unless the lab is being taken down: what it starts is there for the taking down to find.

@@ -207,6 +207,8 @@ impl Engine {
         let request = ApplyRequest { topology: accepted.file.clone(), as_azure: true };
         let input = Input::load(&request).map_err(Failure::Refused)?;
         let (lab, _) = Lab::open(&self.options, dir, input, Some(accepted), self.changes.clone(), &|_| {})?;
+        // The next apply has no part in what is taken over, and waits for none of it.
+        drop(lab.begun());
         self.enlist(lab);
         Ok(true)
     }

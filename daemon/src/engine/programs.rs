@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use vnet_config::model::{Restart, RunCommand, Topology};
@@ -117,11 +118,31 @@ impl Programs {
         }
     }
 
+    /// The sequences of commands that were started and have not been asked for yet.
+    pub(super) fn begun(&mut self) -> Begun {
+        Begun(self.runners.values_mut().filter_map(|runner| runner.settled.take()).collect())
+    }
+
     /// Starts no program any more. Those that run end with their namespaces.
     pub(super) fn stop(&mut self) {
         // All are told before the first is waited for.
         self.runners.values_mut().for_each(Runner::tell);
         self.runners.clear();
+    }
+}
+
+/// Sequences of commands on their way. Nothing is ever sent: a sender is dropped when its commands have ended but those that
+/// are to be restarted, or when the machine is gone.
+#[derive(Debug)]
+pub(super) struct Begun(Vec<mpsc::Receiver<()>>);
+
+impl Begun {
+    /// Waits until all have ended, or until `deadline`. False if some go on.
+    pub(super) fn wait(self, deadline: Instant) -> bool {
+        self.0.iter().all(|settled| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            settled.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Disconnected)
+        })
     }
 }
 
@@ -158,6 +179,8 @@ enum Note {
 struct Runner {
     commands: Vec<RunCommand>,
     notes: mpsc::Sender<Note>,
+    /// See [`Begun`].
+    settled: Option<mpsc::Receiver<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -170,6 +193,7 @@ impl Runner {
         commands: &[RunCommand],
     ) -> Result<Runner, HostError> {
         let (notes, inbox) = mpsc::channel();
+        let (unsettled, settled) = mpsc::channel();
         let mut sequence = Sequence {
             ns: ns.try_clone()?,
             backing: backing.clone(),
@@ -180,12 +204,13 @@ impl Runner {
             commands: commands.to_vec(),
             notes: notes.clone(),
             programs: Vec::new(),
+            unsettled: Some(unsettled),
         };
         let thread =
             std::thread::Builder::new().name("run".into()).spawn(move || sequence.run(&inbox)).map_err(
                 |source| HostError::Io { action: "start a thread for", object: name.to_owned(), source },
             )?;
-        Ok(Runner { commands: commands.to_vec(), notes, thread: Some(thread) })
+        Ok(Runner { commands: commands.to_vec(), notes, settled: Some(settled), thread: Some(thread) })
     }
 
     fn tell(&mut self) {
@@ -214,6 +239,7 @@ struct Sequence {
     commands: Vec<RunCommand>,
     notes: mpsc::Sender<Note>,
     programs: Vec<Supervised>,
+    unsettled: Option<mpsc::Sender<()>>,
 }
 
 impl Sequence {
@@ -238,6 +264,7 @@ impl Sequence {
                 return;
             }
         }
+        self.unsettled = None;
         self.follow(inbox, None);
     }
 
@@ -288,5 +315,30 @@ impl Sequence {
             }
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_has_ended_is_waited_for_and_what_goes_on_until_the_deadline() {
+        let (ends, ended) = mpsc::channel::<()>();
+        let (goes_on, open) = mpsc::channel::<()>();
+        let begun = Instant::now();
+        let ending = std::thread::spawn(move || drop(ends));
+        assert!(Begun(vec![ended]).wait(begun + Duration::from_secs(60)));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        ending.join().expect("the thread ends");
+        let (ends, ended) = mpsc::channel::<()>();
+        drop(ends);
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(!Begun(vec![open, ended]).wait(deadline));
+        assert!(Instant::now() >= deadline);
+        drop(goes_on);
+        assert!(Begun(Vec::new()).wait(begun));
     }
 }
