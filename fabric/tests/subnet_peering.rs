@@ -109,6 +109,8 @@ routeTables:
     let way = |flags: &str| path(&lab(&text(flags)), "a2", "c5", ProbeProtocol::Icmp, None).unwrap().forward;
     let denied = way("");
     assert_eq!(denied.reason.as_deref(), Some("ForwardedTrafficDenied"));
+    let said = denied.steps.last().map(|step| step.text.clone()).unwrap();
+    assert!(said.contains("10.1.2.4 is in none of the subnets that a peers with c"), "{said}");
     assert_eq!(denied.rule.unwrap().azure_rule, "PEERING-FORWARDED");
     assert!(way(", allowForwardedTraffic: true").arrives);
 }

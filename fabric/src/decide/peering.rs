@@ -42,10 +42,12 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
         let exempt = matches!(sender, Sender::Gateway(_));
         if strict && forwarded && !exempt && !reverse.allow_forwarded {
             return Some(self.drop(Reason::ForwardedTrafficDenied, reverse.rules.forwarded, at, || {
-                format!(
-                    "{source} is no address of {}, and {} does not set allowForwardedTraffic towards it",
-                    from.name, to.name
-                )
+                let place = if half.subnets.is_some() {
+                    format!("in none of the subnets that {} peers with {}", from.name, to.name)
+                } else {
+                    format!("no address of {}", from.name)
+                };
+                format!("{source} is {place}, and {} does not set allowForwardedTraffic towards it", to.name)
             }));
         }
         self.act(Action::Count(half.counter));
