@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use vnet_tests::agreement::{Tally, compare};
 use vnet_tests::fabric::Fabric;
-use vnet_tests::generate::{Features, sketch};
+use vnet_tests::generate::{Features, seeded, sketch};
 use vnet_tests::model::Lab;
 use vnet_tests::subject::Subject;
 
@@ -30,9 +30,7 @@ fn seed() -> u64 {
 fn runner(seed: u64, cases: u32) -> TestRunner {
     let config =
         Config { cases, max_global_rejects: 4 * cases, failure_persistence: None, ..Config::default() };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+    seeded(seed, config)
 }
 
 /// Outcomes that a run which proves anything has met.

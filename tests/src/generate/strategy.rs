@@ -1,6 +1,8 @@
 //! How often a sketch has what.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::sketch::*;
 
@@ -189,4 +191,17 @@ pub fn sketch() -> impl Strategy<Value = Sketch> {
             links,
             readings,
         })
+}
+
+/// A runner whose draws are those of a seed.
+pub fn seeded(seed: u64, config: Config) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// The one topology of a seed.
+pub fn draw(seed: u64) -> Sketch {
+    let mut runner = seeded(seed, Config::default());
+    sketch().new_tree(&mut runner).expect("the strategy filters nothing").current()
 }
