@@ -258,8 +258,11 @@ fn names(group: &[End]) -> Vec<String> {
     names
 }
 
+/// A host of the Internet, or all that is not simulated of it, with its addresses.
+type Outside = (String, Vec<IpNet>);
+
 /// Hosts of the Internet and all of its other addresses, as they are before and after.
-fn internet(before: &Snapshot, after: &Snapshot) -> Option<([PortId; 2], Vec<(String, Vec<IpNet>)>)> {
+fn internet(before: &Snapshot, after: &Snapshot) -> Option<([PortId; 2], Vec<Outside>)> {
     let edges = [before.internet_edge()?, after.internet_edge()?];
     let olds = outside(before, edges[0]);
     let mut both = Vec::new();
