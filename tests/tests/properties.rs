@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use vnet_tests::agreement::{Tally, compare};
 use vnet_tests::fabric::Fabric;
-use vnet_tests::generate::{Features, seeded, sketch};
+use vnet_tests::generate::{Features, seed, seeded, sketch};
 use vnet_tests::model::Lab;
 use vnet_tests::subject::Subject;
 
@@ -19,16 +19,6 @@ fn number(name: &str) -> Option<u64> {
 fn cases() -> u32 {
     let usual = if std::env::var_os("VNET_NIGHTLY").is_some() { 100_000 } else { 2_000 };
     number("VNET_CASES").map_or(usual, |cases| cases as u32)
-}
-
-/// `VNET_SEED` replays a run. The usual run is always the same one, so that it fails for a change and not by chance; the
-/// long one draws anew.
-fn seed() -> u64 {
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    number("VNET_SEED").unwrap_or_else(|| match std::env::var_os("VNET_NIGHTLY") {
-        Some(_) => now().expect("it is later than 1970").as_nanos() as u64,
-        None => 1,
-    })
 }
 
 fn runner(seed: u64, cases: u32) -> TestRunner {

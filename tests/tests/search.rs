@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, TestCaseError};
 use vnet_analysis::search::{Query, Reach, SearchProtocol, Senders, search};
 use vnet_dataplane::{PortId, Protocol};
 use vnet_fabric::path::{Endpoint, first_packet, judge};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_tests::fabric::Fabric;
-use vnet_tests::generate::{Features, sketch};
+use vnet_tests::generate::{Features, seed, seeded, sketch};
 use vnet_tests::subject::Subject;
 
 /// Everything that tells headers apart and does not spread flows over equal paths.
@@ -112,17 +112,18 @@ fn every_member_of_a_class_has_the_verdict_of_the_class() {
         failure_persistence: None,
         ..Config::default()
     };
-    let result =
-        TestRunner::new(config).run(&(sketch(), any::<usize>(), choices), |(sketch, to, choices)| {
-            let topology = sketch.topology(FEATURES);
-            let fabric = Fabric::build(&topology).map_err(TestCaseError::reject)?;
-            let machines: Vec<String> = fabric.snapshot.machines().map(str::to_owned).collect();
-            let Some(to) = machines.get(to % machines.len().max(1)) else {
-                return Err(TestCaseError::reject("no machine"));
-            };
-            judged.set(judged.get() + check(&fabric, to, &choices)?);
-            Ok(())
-        });
+    let seed = seed();
+    println!("VNET_SEED={seed}");
+    let result = seeded(seed, config).run(&(sketch(), any::<usize>(), choices), |(sketch, to, choices)| {
+        let topology = sketch.topology(FEATURES);
+        let fabric = Fabric::build(&topology).map_err(TestCaseError::reject)?;
+        let machines: Vec<String> = fabric.snapshot.machines().map(str::to_owned).collect();
+        let Some(to) = machines.get(to % machines.len().max(1)) else {
+            return Err(TestCaseError::reject("no machine"));
+        };
+        judged.set(judged.get() + check(&fabric, to, &choices)?);
+        Ok(())
+    });
     if let Err(error) = result {
         panic!("{error}");
     }

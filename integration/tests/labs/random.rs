@@ -10,7 +10,7 @@ use vnet_integration::lab::Lab as RunningLab;
 use vnet_integration::suite::Lab;
 use vnet_integration::wait_until;
 use vnet_tests::accept;
-use vnet_tests::generate::{Features, draw};
+use vnet_tests::generate::{Features, draw, seed};
 
 pub(crate) const LABS: &[Lab] = &[Lab::new("random::predictions_agree_with_packets", predictions_agree)];
 
@@ -30,22 +30,9 @@ const NIGHTLY: Size = Size { labs: 100, machines_max: 10, all_services: true };
 /// Which of several machines gets a flow depends on its source port, of which a prediction does not know.
 const FEATURES: Features = Features { several_hops: false, ..Features::BUILT };
 
-/// A seed replays a failure: VNET_SEED=N. The usual run has always the same labs, so that it fails for a change and not by
-/// chance; the long one draws anew.
-fn first_seed(is_long: bool) -> Result<u64> {
-    match std::env::var("VNET_SEED") {
-        Ok(text) => text.parse().context("VNET_SEED is a number"),
-        Err(_) if is_long => {
-            Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
-        }
-        Err(_) => Ok(1),
-    }
-}
-
 fn predictions_agree(scene: &Scene) -> Result<()> {
-    let is_long = std::env::var_os("VNET_NIGHTLY").is_some();
-    let size = if is_long { NIGHTLY } else { USUAL };
-    let first = first_seed(is_long)?;
+    let size = if std::env::var_os("VNET_NIGHTLY").is_some() { NIGHTLY } else { USUAL };
+    let first = seed();
     println!("VNET_SEED={first}");
     let daemon = scene.daemon()?;
     let mut tally = Tally::default();

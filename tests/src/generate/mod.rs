@@ -7,7 +7,7 @@ pub mod sketch;
 mod strategy;
 
 pub use sketch::Sketch;
-pub use strategy::{draw, seeded, sketch};
+pub use strategy::{draw, seed, seeded, sketch};
 
 /// What sketches are rendered with; what is left out stands as if nobody had asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

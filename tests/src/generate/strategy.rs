@@ -200,6 +200,22 @@ pub fn seeded(seed: u64, config: Config) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
+/// The seed of a run: `VNET_SEED` replays one. The usual run is always the same, so that it fails for a change and not by
+/// chance; the long one (`VNET_NIGHTLY`) draws anew.
+///
+/// # Panics
+/// `VNET_SEED` is no number.
+pub fn seed() -> u64 {
+    if let Ok(text) = std::env::var("VNET_SEED") {
+        return text.parse().unwrap_or_else(|_| panic!("VNET_SEED is a number, not {text}"));
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    match std::env::var_os("VNET_NIGHTLY") {
+        Some(_) => now.expect("it is later than 1970").as_nanos() as u64,
+        None => 1,
+    }
+}
+
 /// The one topology of a seed.
 pub fn draw(seed: u64) -> Sketch {
     let mut runner = seeded(seed, Config::default());
