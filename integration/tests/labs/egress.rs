@@ -208,7 +208,8 @@ fn exhaustion(scene: &Scene) -> Result<()> {
 fn errors(scene: &Scene) -> Result<()> {
     let lab = scene.up(WAYS)?;
     // The Internet's own router is a hop, and the port that nobody listens at is the end: both by errors.
-    let output = lab.exec("a", &["traceroute", "-n", "-q", "1", "-w", "2", "-m", "4", EXAMPLE])?.ok()?.stdout;
+    let output =
+        lab.exec("a", &["traceroute", "-n", "-q", "1", "-w", "2,0,0", "-m", "4", EXAMPLE])?.ok()?.stdout;
     let hops: Vec<&str> = output.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
     ensure!(hops.len() == 2 && hops[0] != "*" && hops[1] == EXAMPLE, "{output}");
 

@@ -19,14 +19,16 @@ fn shows_what_azure_shows(scene: &Scene) -> Result<()> {
         ("dns", "10.50.0.4", &["10.50.0.4"]),
     ] {
         let output =
-            lab.exec(from, &["traceroute", "-n", "-q", "1", "-w", "2", "-m", "6", "-I", to])?.ok()?;
+            lab.exec(from, &["traceroute", "-n", "-q", "1", "-w", "2,0,0", "-m", "6", "-I", to])?.ok()?;
         let seen: Vec<&str> =
             output.stdout.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
         ensure!(seen == hops, "{from} to {to}: {hops:?} expected\n{}", output.stdout);
     }
     // The firewall is a hop that does not answer.
-    let output = lab
-        .exec("web", &["traceroute", "-n", "-q", "1", "-w", "2", "-m", "4", "-T", "-p", "443", "10.2.0.4"])?;
+    let output = lab.exec(
+        "web",
+        &["traceroute", "-n", "-q", "1", "-w", "2,0,0", "-m", "4", "-T", "-p", "443", "10.2.0.4"],
+    )?;
     let first = output.stdout.lines().nth(1).context("no hop")?;
     ensure!(first.split_whitespace().nth(1) == Some("*"), "{}", output.stdout);
     ensure!(output.stdout.lines().nth(2).is_some_and(|line| line.contains("10.2.0.4")), "{}", output.stdout);
