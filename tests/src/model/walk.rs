@@ -584,10 +584,22 @@ impl<'a> Walker<'a> {
         self.leave_firewall(name)
     }
 
-    /// It has a session for the packet. An answer that somebody has translated on its way is of another flow.
+    /// It has a session for the packet. An answer that somebody has translated on its way is of another flow; so is one that a
+    /// firewall has translated back already and meets again.
     fn remembers(&self, function: &Function) -> bool {
         let is_other = self.known.is_answer && self.translations.iter().any(|one| one.seen != one.source);
-        !is_other && self.known.sessions.contains(function)
+        !is_other && !self.meets_again(function) && self.known.sessions.contains(function)
+    }
+
+    /// A firewall whose own table leads straight back to it does not meet the packet again: it never leaves.
+    fn meets_again(&self, function: &Function) -> bool {
+        let Function::Firewall(name) = function else { return false };
+        let by = Endpoint::Firewall(name.clone());
+        let Some((_, [passed @ .., before])) = self.via.split_last() else { return false };
+        self.known.is_answer
+            && self.known.translations.iter().any(|one| one.by == by)
+            && before != name
+            && passed.contains(name)
     }
 
     /// The packet answers a flow that this firewall remembers: nothing of it is translated anew.
