@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use vnet_dataplane::{PortId, Reason, TunnelId};
+use vnet_dataplane::{OffloadCounts, OffloadEntry, OffloadSlot, PortId, Reason, TunnelId};
 use vnet_gateway::ConnectionStatus;
 
 /// Takes what the router sends. The daemon writes to devices and sockets, a simulation records.
@@ -22,4 +22,32 @@ pub trait Output {
 
     /// A tunnel's state has changed: the control plane wants to know.
     fn tunnel_changed(&mut self, tunnel: TunnelId, status: ConnectionStatus);
+
+    /// Replays the flow's packets elsewhere from now on, so that they do not come to the router any more. `None` where
+    /// that is not possible at present: the router asks again later. A key that has an entry already is refused.
+    ///
+    /// Called between two batches, not per packet.
+    fn offload(&mut self, _entry: &OffloadEntry) -> Option<OffloadSlot> {
+        None
+    }
+
+    /// What an entry has replayed since it was entered, after its withdrawal too and until its release. `None` if there
+    /// is no such entry (any more): what it counted since it was last asked is lost then.
+    fn offloaded(&self, _slot: OffloadSlot) -> Option<OffloadCounts> {
+        None
+    }
+
+    /// Lets the entry count in another epoch too: the flow was decided anew, and all but the epoch is the same. False
+    /// where that is not possible: the router withdraws the entry then.
+    fn renew(&mut self, _slot: OffloadSlot, _epoch: u32) -> bool {
+        false
+    }
+
+    /// Ends an entry: its packets come to the router again, but those that are under way at this moment. Those are
+    /// still counted, which is why the slot stays until its release.
+    fn withdraw(&mut self, _slot: OffloadSlot) {}
+
+    /// Gives a withdrawn entry's slot back. The router has read its counts a steady interval (100 ms at least) after the
+    /// withdrawal, by which time nothing is under way any more.
+    fn release(&mut self, _slot: OffloadSlot) {}
 }
