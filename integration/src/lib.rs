@@ -13,6 +13,7 @@ pub mod iperf;
 pub mod lab;
 pub mod metrics;
 pub mod process;
+pub mod scale;
 pub mod suite;
 pub mod wait;
 
