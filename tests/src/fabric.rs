@@ -213,6 +213,10 @@ fn rewrite(tuple: &mut FiveTuple, actions: &[Action]) {
     }
 }
 
+fn returns_to(port: PortId, back: &Travel) -> Result<(), Reason> {
+    if back.end? == port { Ok(()) } else { Err(Reason::AsymmetricReturn) }
+}
+
 fn name(reason: Reason) -> String {
     reason.name().to_owned()
 }
@@ -281,7 +285,8 @@ impl Subject for Fabric {
         let (forward, back) = self.travel_both(port, tuple, !probe.mid_stream);
         Outcome {
             reason: forward.end.err().map(name),
-            reply_reason: back.as_ref().and_then(|back| back.end.err()).map(name),
+            // Two networks may hold the same address: the answer may come to the wrong one.
+            reply_reason: back.as_ref().and_then(|back| returns_to(port, back).err()).map(name),
             via_reverse: back.map(|back| back.via).unwrap_or_default(),
             rule: forward.rule,
             source_seen_as: forward.end.is_ok().then_some(forward.tuple.source),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
-use vnet_dataplane::Protocol;
+use vnet_dataplane::{Protocol, Reason};
 
 use super::lab::usable;
 use super::nsg::{Direction, Place};
@@ -113,6 +113,14 @@ fn reason(way: &Way) -> Option<String> {
     }
 }
 
+/// Why an answer does not come back to whoever asked: where two networks hold the address, it may reach the other.
+fn reply_reason(asked: &Endpoint, back: &Way) -> Option<String> {
+    match &back.ending {
+        Ending::Deliver(endpoint) if endpoint != asked => Some(Reason::AsymmetricReturn.name().to_owned()),
+        _ => reason(back),
+    }
+}
+
 /// `LOCAL REMOTE`.
 fn half(text: &str) -> (String, String) {
     text.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("LOCAL REMOTE")
@@ -213,7 +221,7 @@ impl Subject for Lab {
         let back = walk_back(self, &way);
         Outcome {
             reason: reason(&way),
-            reply_reason: back.as_ref().and_then(reason),
+            reply_reason: back.as_ref().and_then(|back| reply_reason(&from, back)),
             via_reverse: back.map(|back| back.via).unwrap_or_default(),
             rule: way.rule,
             source_seen_as: matches!(way.ending, Ending::Deliver(_)).then_some(way.last.source),
