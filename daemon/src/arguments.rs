@@ -8,6 +8,15 @@ use crate::api::server;
 use crate::io::tun::Offloads;
 use crate::logging::LogFormat;
 
+/// Where plain flows may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FlowOffload {
+    /// In the kernel, where that is possible.
+    Kernel,
+    /// In the daemon.
+    Off,
+}
+
 /// The daemon that runs labs: a virtual router whose ports are network namespaces.
 ///
 /// Labs outlive it: started again with the same options it takes them over, with their connections.
@@ -29,6 +38,10 @@ pub struct Args {
     /// Offloads of the machines' devices, separated by commas: all, none, or some of csum, tso4, tso6, uso.
     #[arg(long, env = "VNETD_OFFLOADS", value_name = "LIST", default_value = "all", value_parser = parse_offloads)]
     pub offloads: Offloads,
+    /// Where flows run that only need to be delivered: `kernel` lets an eBPF program carry them once they are decided,
+    /// where the host can do that; `off` keeps every packet in the daemon.
+    #[arg(long, env = "VNETD_OFFLOAD", value_enum, value_name = "WHERE", default_value_t = FlowOffload::Kernel)]
+    pub offload: FlowOffload,
     /// Join packets of a flow that a tunnel opened into super-packets.
     #[arg(long, env = "VNETD_COALESCE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub coalesce: bool,

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vnet_router::RouterOptions;
 use vnetd::api::Api;
 use vnetd::api::server::{self, Socket};
-use vnetd::arguments::Args;
+use vnetd::arguments::{Args, FlowOffload};
 use vnetd::engine::{Engine, Options, Service};
 use vnetd::host::{doctor, enter, state_dir};
 use vnetd::logging::{self, LogControl};
@@ -59,7 +59,11 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         workers: args.workers.map_or_else(default_workers, usize::from),
         offloads: args.offloads,
         sessions_max: args.sessions_max,
-        router: RouterOptions { flows_max: args.flows_max, coalesce: args.coalesce },
+        router: RouterOptions {
+            flows_max: args.flows_max,
+            coalesce: args.coalesce,
+            offload: args.offload == FlowOffload::Kernel,
+        },
         metrics: metrics_address,
     };
     let socket = Socket::open(&args.socket)?;

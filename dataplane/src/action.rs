@@ -74,9 +74,17 @@ impl Action {
         matches!(self, Action::Seal(_) | Action::Proxy(_) | Action::Deliver(_) | Action::Drop(_))
     }
 
-    /// Whether a kernel program that can only redirect and count may replay this action.
+    /// Whether a program that can only count, lower the TTL and redirect may replay this action for whole packets that
+    /// open or close nothing: what concerns SYN segments or fragments alone does nothing to those.
     pub fn is_plain(&self) -> bool {
-        matches!(self, Action::Count(_) | Action::Deliver(_))
+        matches!(
+            self,
+            Action::Count(_)
+                | Action::Deliver(_)
+                | Action::DecrementTtl { .. }
+                | Action::ClampMss { .. }
+                | Action::RefuseFragments
+        )
     }
 }
 

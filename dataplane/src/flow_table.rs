@@ -24,6 +24,7 @@ pub const FLOW_SESSIONS_MAX: usize = 6;
 
 const TICK_NS: u64 = 250_000_000;
 const TICKS_PER_SECOND: u32 = 4;
+const OFFER_DOUBLINGS_MAX: u8 = 6;
 const CHUNK_BITS: u32 = 12;
 const CHUNK: usize = 1 << CHUNK_BITS;
 /// A datagram flow that is older than this many others but was just used gets another turn, this often.
@@ -60,6 +61,11 @@ impl FlowKey {
     /// Where its packets enter.
     pub fn ingress(&self) -> PortId {
         PortId(self.ingress)
+    }
+
+    /// Protocol of its packets.
+    pub fn protocol(&self) -> Protocol {
+        Protocol(self.kind as u8)
     }
 
     /// The tuple that its packets have when they enter.
@@ -127,7 +133,13 @@ pub struct FlowEntry {
     decided_by: u32,
     created: u32,
     decided: u32,
-    sessions_refreshed: u32,
+    /// The tick from which on the next packet asks for a look at the flow.
+    look_at: u32,
+    /// The record of whoever replays it elsewhere.
+    offload: u32,
+    /// The tick from which on it may be offered to be replayed elsewhere.
+    offer_at: u32,
+    refusals: u8,
     session_count: u8,
     state: FlowState,
     in_use: bool,
@@ -152,6 +164,11 @@ impl FlowEntry {
     /// The sessions that it keeps alive.
     pub fn sessions(&self) -> &[SessionRef] {
         &self.sessions[..usize::from(self.session_count)]
+    }
+
+    /// The caller's record of its being replayed elsewhere, see [`FlowTable::set_offload`].
+    pub fn offload(&self) -> Option<u32> {
+        (self.offload != NIL).then_some(self.offload)
     }
 
     /// Where the flow stands, as this direction shows it.
@@ -186,6 +203,8 @@ pub struct FlowTable {
     /// Flows by state, oldest in that state first; established ones are in none.
     by_state: Lists,
     counts: [usize; FlowState::ALL.len() + 1],
+    /// Offload records of flows that went or were decided anew.
+    loosened: Vec<u32>,
 }
 
 impl FlowTable {
@@ -203,6 +222,7 @@ impl FlowTable {
             wheel: Wheel::new(0),
             by_state: Lists::new(FlowState::ALL.len() + 1),
             counts: [0; FlowState::ALL.len() + 1],
+            loosened: Vec::new(),
         }
     }
 
@@ -247,8 +267,9 @@ impl FlowTable {
         self.lists.get(self.get(id).list)
     }
 
-    /// Counts packets of a flow and takes note of what their TCP flags mean. True where the flow's sessions
-    /// should be told: their state may change, or a second has passed since they last were.
+    /// Counts packets of a flow and takes note of what their TCP flags mean. True where somebody should look at the
+    /// flow and tell its sessions: their state may change, or a second has passed since the last look; for a
+    /// decision's first look a quarter of a second.
     pub fn touch(&mut self, id: FlowId, flags: TcpFlags, packets: u64, bytes: u64, now: Nanos) -> bool {
         let tick = tick_of(now);
         let flow = entry_mut(&mut self.chunks, id.0);
@@ -262,11 +283,55 @@ impl FlowTable {
             self.enter_state(id.0, state);
         }
         let flow = entry_mut(&mut self.chunks, id.0);
-        due |= tick.wrapping_sub(flow.sessions_refreshed) >= TICKS_PER_SECOND;
+        due |= tick >= flow.look_at;
         if due {
-            flow.sessions_refreshed = tick;
+            flow.look_at = tick + TICKS_PER_SECOND;
         }
-        due && flow.session_count > 0
+        due
+    }
+
+    /// Counts packets that somebody else has carried for the flow, the last one at `last_seen`. They change nothing of
+    /// its state.
+    pub fn absorb(&mut self, id: FlowId, packets: u64, bytes: u64, last_seen: Nanos) {
+        let flow = entry_mut(&mut self.chunks, id.0);
+        flow.packets += packets;
+        flow.bytes += bytes;
+        flow.last_seen = flow.last_seen.max(tick_of(last_seen));
+    }
+
+    /// Notes the caller's record of the flow's being replayed elsewhere, or that it is not any more. The record comes
+    /// back by [`FlowTable::take_loosened`] when the flow goes or is decided anew.
+    pub fn set_offload(&mut self, id: FlowId, record: Option<u32>) {
+        entry_mut(&mut self.chunks, id.0).offload = record.unwrap_or(NIL);
+    }
+
+    /// Takes the record off the flow: it comes back by [`FlowTable::take_loosened`].
+    pub fn loosen(&mut self, id: FlowId) {
+        loosen(&mut self.loosened, entry_mut(&mut self.chunks, id.0));
+    }
+
+    /// A record whose flow is gone, or has been decided anew and has forgotten it.
+    pub fn take_loosened(&mut self) -> Option<u32> {
+        self.loosened.pop()
+    }
+
+    /// Whether the flow may be offered to be replayed elsewhere: it is not, and no refusal is too recent.
+    pub fn may_offer(&self, id: FlowId, now: Nanos) -> bool {
+        let flow = self.get(id);
+        flow.offload == NIL && flow.offer_at <= tick_of(now)
+    }
+
+    /// Takes note that an offer was refused: the next one waits a second, then twice as long each time, up to about a
+    /// minute.
+    pub fn offer_refused(&mut self, id: FlowId, now: Nanos) {
+        let flow = entry_mut(&mut self.chunks, id.0);
+        flow.offer_at = tick_of(now) + (TICKS_PER_SECOND << flow.refusals);
+        flow.refusals = (flow.refusals + 1).min(OFFER_DOUBLINGS_MAX);
+    }
+
+    /// Lets the flow's next packet ask for a look at it.
+    pub fn look_soon(&mut self, id: FlowId) {
+        entry_mut(&mut self.chunks, id.0).look_at = 0;
     }
 
     /// Enters a flow, or what was decided anew for one that is in the table: that keeps its counters and state.
@@ -310,6 +375,7 @@ impl FlowTable {
         let list = self.lists.acquire(decision.actions);
         let flow = entry_mut(&mut self.chunks, id.0);
         let old = std::mem::replace(&mut flow.list, list);
+        loosen(&mut self.loosened, flow);
         fill(flow, &decision, tick_of(now));
         let (key, state) = (flow.key, flow.state);
         self.lists.release(old);
@@ -363,6 +429,7 @@ impl FlowTable {
             return;
         }
         flow.in_use = false;
+        loosen(&mut self.loosened, flow);
         let (hash, list, state) = (flow.key.hash(&self.hash), flow.list, flow.state);
         self.leave_drops(id.0);
         if let Ok(found) = self.index.find_entry(hash, |&slot| slot == id.0) {
@@ -477,7 +544,10 @@ impl FlowTable {
             decided_by: NIL,
             created: 0,
             decided: 0,
-            sessions_refreshed: 0,
+            look_at: 0,
+            offload: NIL,
+            offer_at: 0,
+            refusals: 0,
             session_count: 0,
             state: FlowState::Datagram,
             in_use: false,
@@ -540,8 +610,16 @@ fn fill(flow: &mut FlowEntry, decision: &FlowDecision<'_>, tick: u32) {
     let count = decision.sessions.len().min(FLOW_SESSIONS_MAX);
     flow.sessions[..count].copy_from_slice(&decision.sessions[..count]);
     flow.session_count = count as u8;
-    flow.sessions_refreshed = tick;
+    flow.look_at = tick + 1;
+    (flow.offer_at, flow.refusals) = (tick, 0);
     flow.decided = tick;
+}
+
+fn loosen(loosened: &mut Vec<u32>, flow: &mut FlowEntry) {
+    let record = std::mem::replace(&mut flow.offload, NIL);
+    if record != NIL {
+        loosened.push(record);
+    }
 }
 
 fn drops(decision: &FlowDecision<'_>) -> bool {

@@ -126,6 +126,8 @@ pub struct Ledger {
     rules: Chunked<Single>,
     /// Packets that the router made itself: ICMP errors, and fragments beyond the first.
     pub generated: Pair,
+    /// Of all that was received and sent, what others have replayed for the router.
+    pub offloaded: Pair,
 }
 
 impl Default for Ledger {
@@ -135,6 +137,7 @@ impl Default for Ledger {
             counters: Chunked::new(),
             rules: Chunked::new(),
             generated: Pair::default(),
+            offloaded: Pair::default(),
         }
     }
 }
@@ -168,6 +171,10 @@ impl Ledger {
         if let Some(hits) = self.rules.get(rule.0 as usize) {
             hits.add(1);
         }
+    }
+
+    pub(crate) fn replayed_elsewhere(&self, packets: u64, bytes: u64) {
+        self.offloaded.add(packets, bytes);
     }
 
     pub(crate) fn made(&self, packets: u64, bytes: u64) {

@@ -8,6 +8,7 @@ mod answers;
 mod core;
 mod drops;
 mod ledger;
+mod offload;
 mod output;
 mod rates;
 mod replay;

@@ -14,6 +14,7 @@ use vnet_fabric::{RuleId, Verdict};
 
 use crate::core::{Core, Packet};
 use crate::ledger::Ledger;
+use crate::offload::Offloading;
 use crate::output::Output;
 use crate::shared::Shared;
 
@@ -31,11 +32,13 @@ pub struct RouterOptions {
     pub flows_max: usize,
     /// Join neighbours of a flow that a tunnel opened into super-packets.
     pub coalesce: bool,
+    /// Offer plain flows to whoever can replay them elsewhere, see [`Output::offload`].
+    pub offload: bool,
 }
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        RouterOptions { flows_max: 1 << 20, coalesce: true }
+        RouterOptions { flows_max: 1 << 20, coalesce: true, offload: true }
     }
 }
 
@@ -64,6 +67,8 @@ pub struct FlowRecord {
     pub bytes: u64,
     /// Since the last packet.
     pub idle: Duration,
+    /// Its packets are replayed elsewhere.
+    pub offloaded: bool,
 }
 
 /// One worker's router.
@@ -72,6 +77,7 @@ pub struct Router {
     pub(crate) flows: FlowTable,
     pub(crate) fragments: FragmentTracker,
     pub(crate) core: Core,
+    pub(crate) offloading: Offloading,
     epoch: u32,
     next_expiry: Nanos,
     opened: crate::core::Opened,
@@ -87,6 +93,7 @@ impl Router {
             epoch: 0,
             next_expiry: Nanos::ZERO,
             core: Core::new(shared),
+            offloading: Offloading::new(options.offload),
         }
     }
 
@@ -159,9 +166,19 @@ impl Router {
             None => self.decide_flow(key, packet, now)?,
         };
         let due = self.flows.touch(id, meta.tcp_flags, packet.packets, packet.bytes, now);
-        if due && !self.core.touch_sessions(self.flows.get(id), meta.tcp_flags, now) {
+        if due { self.look(id, packet, now) } else { Ok(id) }
+    }
+
+    /// Looks at a flow whose state may have changed or that was not looked at for a while.
+    #[cold]
+    fn look(&mut self, id: FlowId, packet: &Packet<'_>, now: Nanos) -> Result<FlowId, Reason> {
+        let flow = self.flows.get(id);
+        let held = !flow.sessions().is_empty();
+        if held && !self.core.touch_sessions(flow, packet.headers.meta.tcp_flags, now) {
+            let key = *flow.key();
             return self.decide_flow(key, packet, now);
         }
+        self.consider(id, now);
         Ok(id)
     }
 
@@ -216,17 +233,21 @@ impl Router {
         self.flush_opened(now, out);
         self.core.depart(now, out);
         self.core.run_tunnels(now, out);
+        self.settle_offloads(now, out);
         if self.next_expiry <= now {
             self.next_expiry = now + EXPIRY_INTERVAL;
+            self.merge_some(now, out);
             self.flows.expire(now, EXPIRY_BUDGET, |_| {});
             self.fragments.expire(now);
             self.core.expire_sessions(now, EXPIRY_BUDGET);
+            self.settle_offloads(now, out);
         }
     }
 
     /// When [`Router::poll_output`] has something to do; `None` if nothing waits.
     pub fn next_timeout(&self) -> Option<Nanos> {
-        let expiry = (!self.flows.is_empty()).then_some(self.next_expiry);
+        let busy = !self.flows.is_empty() || !self.offloading.is_empty();
+        let expiry = busy.then_some(self.next_expiry);
         [expiry, self.core.next_timeout()].into_iter().flatten().min()
     }
 
@@ -255,6 +276,7 @@ impl Router {
                     packets: flow.packets,
                     bytes: flow.bytes,
                     idle: now.since(flow.last_seen()),
+                    offloaded: self.is_offloaded(flow.offload()),
                 })
             })
             .collect()

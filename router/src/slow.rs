@@ -6,8 +6,8 @@ use arrayvec::ArrayVec;
 use vnet_dataplane::flow_table::FLOW_SESSIONS_MAX;
 use vnet_dataplane::session::NewSession;
 use vnet_dataplane::{
-    ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FunctionId, Nanos, PacketMeta, PortId,
-    Reason, SessionRef, TcpFlags,
+    ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FlowState, FunctionId, Nanos,
+    PacketMeta, PortId, Reason, SessionRef, TcpFlags,
 };
 use vnet_fabric::{Decision, NoTrace, RuleId, Verdict};
 
@@ -27,8 +27,17 @@ impl Router {
         packet: &Packet<'_>,
         now: Nanos,
     ) -> Result<FlowId, Reason> {
-        let meta = &packet.headers.meta;
-        let (decision, held) = self.core.judge(packet.ingress, meta, now);
+        self.decide_meta(key, &packet.headers.meta, now)
+    }
+
+    /// Decides the flow of a packet of which this is known, and enters it into the table.
+    pub(crate) fn decide_meta(
+        &mut self,
+        key: FlowKey,
+        meta: &PacketMeta,
+        now: Nanos,
+    ) -> Result<FlowId, Reason> {
+        let (decision, held) = self.core.judge(key.ingress(), meta, now);
         let held = held?;
         let entry = FlowDecision {
             epoch: self.epoch(),
@@ -113,6 +122,23 @@ impl Core {
             alive &= sessions.touch(*session, flags, seconds(now));
         }
         alive
+    }
+
+    /// Whether all of these sessions are there and none is closing; keeps them alive if their flow was seen at `seen`.
+    pub(crate) fn keep_sessions(&self, refs: &[SessionRef], seen: Option<Nanos>) -> bool {
+        if refs.is_empty() {
+            return true;
+        }
+        let mut sessions = self.shared.sessions();
+        refs.iter().all(|session| {
+            let Some(record) = sessions.get(*session) else { return false };
+            let lives = record.state() != FlowState::Closing;
+            let last = record.last_seen_s();
+            if let Some(seen) = seen.filter(|seen| seconds(*seen) > last) {
+                sessions.touch(*session, TcpFlags(TcpFlags::ACK), seconds(seen));
+            }
+            lives
+        })
     }
 
     /// Ends sessions that were idle too long.

@@ -117,7 +117,7 @@ fn a_known_flow_allocates_nothing() {
     let (_, snapshot) = converge(&Arc::new(load(&topology()).expect("the topology is accepted")));
     let memory = SessionMemory::new(vec![SessionRecord::FREE; 1 << 12]);
     let shared = Arc::new(Shared::new(snapshot, memory, 7, 0));
-    let mut router = Router::new(shared, RouterOptions { flows_max: 1 << 12, coalesce: true }, 7);
+    let mut router = Router::new(shared, RouterOptions { flows_max: 1 << 12, ..RouterOptions::default() }, 7);
     let mut sink = Sink::default();
     let flow = |source: &str, destination: &str, protocol| FiveTuple {
         protocol,

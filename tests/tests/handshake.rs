@@ -66,7 +66,7 @@ fn an_idle_connection_keeps_its_sessions() {
     let (_, snapshot) = converge(&Arc::new(load(&topology()).expect("the topology is accepted")));
     let memory = SessionMemory::new(vec![SessionRecord::FREE; 1 << 12]);
     let shared = Arc::new(Shared::new(snapshot, memory, 7, 0));
-    let options = RouterOptions { flows_max: 1 << 12, coalesce: true };
+    let options = RouterOptions { flows_max: 1 << 12, ..RouterOptions::default() };
     let mut router = Router::new(Arc::clone(&shared), options, 7);
     let tuple = FiveTuple {
         protocol: Protocol::TCP,

@@ -77,7 +77,7 @@ fn replay_and_replacement() {
 }
 
 #[test]
-fn sessions_are_due_once_a_second_and_on_flags() {
+fn looks_are_due_once_a_second_and_on_flags() {
     let mut table = FlowTable::new(8, Timeouts::default(), 1);
     let key = FlowKey::new(PortId(1), &tuple(1, Protocol::TCP));
     let id = table.insert(key, decision(&DELIVER, &[SessionRef::default()]), SYN, Nanos::ZERO).unwrap();
@@ -214,4 +214,51 @@ fn behaves_as_a_map() {
     listed.sort_unstable();
     expected.sort_unstable();
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn the_first_look_comes_early() {
+    let mut table = FlowTable::new(8, Timeouts::default(), 1);
+    let key = FlowKey::new(PortId(1), &tuple(1, Protocol::UDP));
+    let id = table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
+    assert!(!table.touch(id, NONE, 1, 40, Nanos(SECOND / 5)));
+    assert!(table.touch(id, NONE, 1, 40, Nanos(SECOND / 4)));
+    assert!(!table.touch(id, NONE, 1, 40, Nanos(SECOND)));
+    assert!(table.touch(id, NONE, 1, 40, Nanos(SECOND + SECOND / 4)));
+    table.look_soon(id);
+    assert!(table.touch(id, NONE, 1, 40, Nanos(SECOND + SECOND / 4)));
+}
+
+#[test]
+fn a_record_comes_back_when_its_flow_goes_or_is_decided_anew() {
+    let mut table = FlowTable::new(1, Timeouts::default(), 1);
+    let udp = |number| FlowKey::new(PortId(1), &tuple(number, Protocol::UDP));
+    let id = table.insert(udp(1), decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
+    assert!(table.may_offer(id, Nanos::ZERO));
+    table.set_offload(id, Some(7));
+    assert!(!table.may_offer(id, Nanos::ZERO));
+    table.absorb(id, 3, 300, Nanos(9 * SECOND));
+    let flow = table.get(id);
+    assert_eq!((flow.packets, flow.bytes, flow.last_seen()), (3, 300, Nanos(9 * SECOND)));
+    assert_eq!((flow.offload(), table.take_loosened()), (Some(7), None));
+    table.replace(id, decision(&DELIVER, &[]), Nanos::ZERO);
+    assert_eq!((table.get(id).offload(), table.take_loosened()), (None, Some(7)));
+    table.set_offload(id, Some(8));
+    // The only room is taken by another flow.
+    table.insert(udp(2), decision(&DELIVER, &[]), NONE, Nanos(20 * SECOND)).unwrap();
+    assert_eq!((table.take_loosened(), table.take_loosened()), (Some(8), None));
+}
+
+#[test]
+fn refused_offers_wait_ever_longer() {
+    let mut table = FlowTable::new(1, Timeouts::default(), 1);
+    let key = FlowKey::new(PortId(1), &tuple(1, Protocol::UDP));
+    let id = table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
+    let mut now = Nanos::ZERO;
+    for wait_s in [1, 2, 4, 8, 16, 32, 64, 64] {
+        assert!(table.may_offer(id, now));
+        table.offer_refused(id, now);
+        assert!(!table.may_offer(id, Nanos(now.0 + wait_s * SECOND - 1)));
+        now = Nanos(now.0 + wait_s * SECOND);
+    }
 }
