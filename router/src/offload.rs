@@ -172,7 +172,7 @@ impl Router {
     }
 
     /// Ends, renews and enters what the batch has brought up.
-    pub(crate) fn settle_offloads(&mut self, now: Nanos, out: &mut impl Output) {
+    pub fn settle_offloads(&mut self, now: Nanos, out: &mut impl Output) {
         while let Some(index) = self.flows.take_loosened() {
             if !self.renew(index, out) {
                 self.offloading.withdraw(index, now, out);

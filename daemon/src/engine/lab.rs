@@ -480,9 +480,13 @@ fn start_workers(
     (0..options.workers)
         .map(|index| {
             let router = Router::new(Arc::clone(shared), options.router, rand::random());
-            Worker::start(name, &format!("vnet-{index}-{name}"), router, changes.clone()).map_err(|source| {
-                HostError::Io { action: "start worker", object: format!("{index} of lab {name}"), source }
-            })
+            Worker::start(name, &format!("vnet-{index}-{name}"), router, None, changes.clone()).map_err(
+                |source| HostError::Io {
+                    action: "start worker",
+                    object: format!("{index} of lab {name}"),
+                    source,
+                },
+            )
         })
         .collect()
 }

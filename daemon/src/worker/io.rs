@@ -1,13 +1,14 @@
 //! The worker's devices and sockets, as the router's output.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use vnet_dataplane::{Nanos, PortId, Reason, TunnelId};
+use vnet_dataplane::{Nanos, OffloadCounts, OffloadEntry, OffloadSlot, PortId, Reason, TunnelId};
 use vnet_gateway::{ConnectionStatus, DatagramBatch};
 use vnet_router::{Output, Router};
 
-use super::TunnelChange;
+use super::{KernelFlows, TunnelChange};
 use crate::io::tun::{TunQueue, Written};
 use crate::io::udp::{ReceiveBatch, UdpPort};
 
@@ -27,11 +28,23 @@ pub(super) struct Ports {
     /// Taken out for the time in which its datagrams are routed.
     received: Option<ReceiveBatch>,
     changes: Sender<TunnelChange>,
+    kernel: Option<Arc<dyn KernelFlows>>,
 }
 
 impl Ports {
-    pub(super) fn new(lab: &str, changes: Sender<TunnelChange>) -> Ports {
-        Ports { lab: lab.to_owned(), queues: Vec::new(), sockets: Vec::new(), received: None, changes }
+    pub(super) fn new(
+        lab: &str,
+        kernel: Option<Arc<dyn KernelFlows>>,
+        changes: Sender<TunnelChange>,
+    ) -> Ports {
+        Ports {
+            lab: lab.to_owned(),
+            queues: Vec::new(),
+            sockets: Vec::new(),
+            received: None,
+            changes,
+            kernel,
+        }
     }
 
     pub(super) fn queue(&self, port: PortId) -> Option<&TunQueue> {
@@ -112,5 +125,29 @@ impl Output for Ports {
     fn tunnel_changed(&mut self, tunnel: TunnelId, status: ConnectionStatus) {
         // Nobody listens any more when the engine has ended.
         let _ = self.changes.send(TunnelChange { lab: self.lab.clone(), tunnel, status });
+    }
+
+    fn offload(&mut self, entry: &OffloadEntry) -> Option<OffloadSlot> {
+        self.kernel.as_ref()?.enter(entry)
+    }
+
+    fn offloaded(&self, slot: OffloadSlot) -> Option<OffloadCounts> {
+        self.kernel.as_ref()?.counts(slot)
+    }
+
+    fn renew(&mut self, slot: OffloadSlot, epoch: u32) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.renew(slot, epoch))
+    }
+
+    fn withdraw(&mut self, slot: OffloadSlot) {
+        if let Some(kernel) = &self.kernel {
+            kernel.withdraw(slot);
+        }
+    }
+
+    fn release(&mut self, slot: OffloadSlot) {
+        if let Some(kernel) = &self.kernel {
+            kernel.release(slot);
+        }
     }
 }

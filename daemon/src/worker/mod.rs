@@ -5,6 +5,7 @@
 
 mod clock;
 mod io;
+mod kernel_flows;
 mod poller;
 
 use std::net::SocketAddr;
@@ -13,11 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use vnet_dataplane::{Nanos, PortId, TunnelId};
+use vnet_dataplane::{Nanos, OffloadEntry, OffloadSlot, PortId, TunnelId};
 use vnet_gateway::ConnectionStatus;
 use vnet_router::{Ledger, Router};
 
 pub use clock::monotonic;
+pub use kernel_flows::KernelFlows;
 
 use crate::io::tun::{FRAME_BYTES_MAX, TunQueue};
 use crate::io::udp::UdpPort;
@@ -28,7 +30,7 @@ use poller::{Poller, Ready, Waker};
 const BUDGET_FRAMES: usize = 64;
 
 /// A question or a change, run by the worker between two batches.
-type Task = Box<dyn FnOnce(&mut Router, Nanos) + Send>;
+type Task = Box<dyn FnOnce(&mut Router, &mut Ports, Nanos) + Send>;
 
 enum Command {
     Attach(PortId, TunQueue),
@@ -81,7 +83,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread of this name that runs `router` for `lab` and reports what becomes of tunnels.
+    /// Starts a thread of this name that runs `router` for `lab`, lets `kernel` carry what it can, and reports what
+    /// becomes of tunnels.
     ///
     /// # Errors
     /// The kernel gives no epoll instance, event descriptor or thread.
@@ -89,6 +92,7 @@ impl Worker {
         lab: &str,
         name: &str,
         router: Router,
+        kernel: Option<Arc<dyn KernelFlows>>,
         changes: mpsc::Sender<TunnelChange>,
     ) -> std::io::Result<Worker> {
         let (commands, inbox) = mpsc::channel();
@@ -98,7 +102,7 @@ impl Worker {
         let stats = Arc::new(WorkerStats::default());
         let mut state = Loop {
             router,
-            ports: Ports::new(lab, changes),
+            ports: Ports::new(lab, kernel, changes),
             poller,
             inbox,
             stats: Arc::clone(&stats),
@@ -117,6 +121,15 @@ impl Worker {
         if self.commands.send(command).is_ok() {
             self.waker.wake();
         }
+    }
+
+    /// Takes over what a former daemon's workers have entered in the kernel.
+    pub fn adopt(&self, entries: Vec<(OffloadSlot, OffloadEntry)>) {
+        self.command(Command::Task(Box::new(move |router, ports, now| {
+            // The policy that was published before this was asked for, though the batch may have begun earlier.
+            router.begin();
+            router.adopt_offloads(entries, now, ports);
+        })));
     }
 
     /// Takes packets of a port from this queue from now on.
@@ -162,15 +175,19 @@ impl Worker {
             && (began == 0 || now.since(Nanos(began)) < STANDSTILL)
     }
 
-    /// Runs `task` on the worker's thread and returns its answer; `None` if the worker has stopped.
+    /// Runs `task` on the worker's thread, with all that the kernel has counted merged before, and returns its answer;
+    /// `None` if the worker has stopped. What the task brings up of flows in the kernel is done when the answer comes.
     pub fn ask<T: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Router, Nanos) -> T + Send + 'static,
     ) -> Option<T> {
         let (answer, receive) = mpsc::sync_channel(1);
-        self.command(Command::Task(Box::new(move |router, now| {
+        self.command(Command::Task(Box::new(move |router, ports, now| {
+            router.merge_offloads(now, ports);
+            let outcome = task(router, now);
+            router.settle_offloads(now, ports);
             // The asker may have given up; then nobody wants the answer.
-            let _ = answer.send(task(router, now));
+            let _ = answer.send(outcome);
         })));
         receive.recv_timeout(Duration::from_secs(10)).ok()
     }
@@ -286,7 +303,7 @@ impl Loop {
                         self.poller.remove(&socket.port);
                     }
                 }
-                Command::Task(task) => task(&mut self.router, now),
+                Command::Task(task) => task(&mut self.router, &mut self.ports, now),
                 Command::Stop => self.stopped = true,
             }
         }
