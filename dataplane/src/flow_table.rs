@@ -36,7 +36,7 @@ fn tick_of(now: Nanos) -> u32 {
 }
 
 /// What a flow is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
     source: [u64; 2],

@@ -263,6 +263,7 @@ impl Router {
         let Some(record) = self.offloading.get_mut(index) else { return };
         let Some(counts) = out.offloaded(record.slot) else {
             // Whoever replayed it has lost it: it comes to the router again.
+            out.release(record.slot);
             if let Some(id) = record.flow {
                 self.flows.set_offload(id, None);
             }

@@ -31,8 +31,8 @@ pub trait Output {
         None
     }
 
-    /// What an entry has replayed since it was entered, after its withdrawal too and until its release. `None` if there
-    /// is no such entry (any more): what it counted since it was last asked is lost then.
+    /// What an entry has replayed since it was entered, after its withdrawal too and until its release. `None` if it was
+    /// lost, with what it counted since it was last asked: the router releases it then.
     fn offloaded(&self, _slot: OffloadSlot) -> Option<OffloadCounts> {
         None
     }
@@ -47,7 +47,7 @@ pub trait Output {
     /// still counted, which is why the slot stays until its release.
     fn withdraw(&mut self, _slot: OffloadSlot) {}
 
-    /// Gives a withdrawn entry's slot back. The router has read its counts a steady interval (100 ms at least) after the
-    /// withdrawal, by which time nothing is under way any more.
+    /// Gives a slot back, which nobody else gets before: that of an entry which was lost, or was withdrawn 100 ms ago or
+    /// more, by which time nothing is under way any more, and whose counts the router has read since.
     fn release(&mut self, _slot: OffloadSlot) {}
 }

@@ -23,7 +23,7 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// the key has an entry.
     fn enter(&self, entry: &OffloadEntry) -> Option<OffloadSlot>;
 
-    /// What an entry has counted; `None` if there is none.
+    /// What an entry has counted; `None` if it was lost.
     fn counts(&self, slot: OffloadSlot) -> Option<OffloadCounts>;
 
     /// Lets an entry count in this epoch too.
@@ -32,7 +32,7 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// Ends an entry; its slot stays readable until its release.
     fn withdraw(&self, slot: OffloadSlot);
 
-    /// Gives a withdrawn entry's slot back.
+    /// Gives the slot of a withdrawn or lost entry back.
     fn release(&self, slot: OffloadSlot);
 
     /// The entries that a former daemon has left, each with its slot: the workers keep or withdraw them. Empty the
@@ -42,7 +42,7 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// A NIC is there: `device` in `ns`. Costs nothing until a flow of it is entered.
     fn attach(&self, port: PortId, ns: &Arc<Netns>, device: &str);
 
-    /// A NIC is about to go: its entries end.
+    /// A NIC is about to go: entries from and to it end, and stay readable until their release.
     fn detach(&self, port: PortId);
 
     /// Removes everything, the pins too: the lab goes down.
