@@ -29,6 +29,12 @@ enum Chore {
     Demo(demo::DemoArguments),
     /// Measure vnetd's paths against the kernel's router and other WireGuards in userspace
     Bench(bench::BenchArguments),
+    /// What a run of the benchmark has left is taken away when it ends
+    #[command(hide = true)]
+    BenchGuard(bench::guard::GuardArguments),
+    /// What the benchmark runs inside a namespace
+    #[command(hide = true, subcommand)]
+    BenchTool(bench::tool::Tool),
     /// Compare effective routes and rules with Azure's own answers, and print a score
     Conformance(conformance::ConformanceArguments),
     /// Write the man pages of vnetd and vnetctl, made out of their command lines
@@ -41,6 +47,8 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run_all(&arguments),
         Chore::Demo(arguments) => demo::show(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::BenchGuard(arguments) => bench::guard::run(&arguments),
+        Chore::BenchTool(tool) => bench::tool::run(&tool),
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Man(arguments) => man::write(&arguments),
     };

@@ -1,30 +1,70 @@
-//! `cargo xtask bench`: vnetd's paths against the kernel's own router and against other WireGuards in userspace, all in
-//! one run, interleaved, so that what the machine does meanwhile meets all alike.
+//! `cargo xtask bench`: vnetd's paths against the kernel's own router and against other programs, all in one run,
+//! interleaved, so that what the machine does meanwhile meets all alike.
 
+mod chart;
+mod check;
+mod cpu;
+pub(crate) mod guard;
+mod lab;
 mod measure;
-mod paths;
+mod namespace;
+mod path;
 mod report;
+mod samples;
+mod section;
+mod sections;
+pub(crate) mod tool;
+mod topology;
+mod wireguard;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use nix::unistd::Uid;
-use vnet_integration::binaries;
+use tempfile::TempDir;
+use vnet_integration::binaries::{self, Binaries};
+use vnet_integration::process;
 
 use crate::packages;
-use measure::{MEASURES, Samples};
-use paths::{KernelRouter, LabPaths, Path, WireGuardPair, tools};
+use guard::Guard;
+use lab::Offload;
+use report::Report;
+use samples::Samples;
+use section::Section;
+use sections::SECTIONS;
 
 /// What `cargo xtask bench` takes.
 #[derive(Args)]
 pub(crate) struct BenchArguments {
-    /// Three rounds of one second instead of five of three
+    /// The sections that matter most, three rounds of one second, in less than two minutes
     #[arg(long)]
     quick: bool,
+    /// Only these sections, separated by commas
+    #[arg(long, value_name = "SECTION", value_delimiter = ',', value_parser = PossibleValuesParser::new(SECTIONS.iter().map(|section| section.name)))]
+    only: Vec<String>,
+    /// How often each measure is taken
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// How long each transfer lasts, in seconds
+    #[arg(long, value_name = "N")]
+    seconds: Option<u32>,
     /// Write every sample, the ratios and what they were measured on to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the ratios to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Fail where a ratio is worse than the committed one by more than the noise
+    #[arg(long)]
+    check: bool,
+    /// Measure the programs in this folder, without building any
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
+    /// Measure the peering of the programs in this folder beside
+    #[arg(long, value_name = "FOLDER")]
+    before: Option<PathBuf>,
 }
 
 /// How long and how often.
@@ -32,64 +72,109 @@ pub(crate) struct BenchArguments {
 pub(crate) struct Plan {
     rounds: usize,
     seconds: u32,
+    is_quick: bool,
 }
 
-/// Measures everything and prints the tables.
+/// What every section needs.
+pub(crate) struct Bench {
+    plan: Plan,
+    programs: Binaries,
+    /// Programs to measure beside, if any.
+    before: Option<Binaries>,
+    /// What every name that this run makes begins with.
+    prefix: String,
+    /// Whether the daemon can leave flows to the kernel.
+    has_offload: bool,
+    // The guard looks after what is left once everything else is gone, and before the folder goes.
+    _guard: Guard,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new(plan: Plan, programs: Binaries, before: Option<Binaries>) -> Result<Bench> {
+        let prefix = format!("bench-{}-", std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir()?;
+        let guard = Guard::start(&prefix, folder.path(), &programs.vnetctl)?;
+        let mut help = std::process::Command::new(&programs.vnetd);
+        let help = process::output(help.arg("--help"), namespace::LIMIT)?.ok()?;
+        let has_offload = help.stdout.contains("--offload ");
+        Ok(Bench { plan, programs, before, prefix, has_offload, _guard: guard, folder })
+    }
+
+    /// Where daemons have their files.
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The name, a letter for the lab, and where plain flows run: in the daemon, and in the kernel if it can.
+    fn kinds(&self, userspace: &'static str, kernel: &'static str) -> Vec<(&'static str, char, Offload)> {
+        let mut kinds = vec![(userspace, 'u', Offload::Off)];
+        if self.has_offload {
+            kinds.push((kernel, 'k', Offload::Kernel));
+        }
+        kinds
+    }
+}
+
+/// Measures what is asked for and prints the tables.
 ///
 /// # Errors
 /// Not root, a peer cannot be built or started, or a measurement fails.
 pub(crate) fn run(arguments: &BenchArguments) -> Result<bool> {
     ensure!(Uid::effective().is_root(), "the benchmark makes namespaces: run it as root");
     packages::install_missing()?;
-    let plan = if arguments.quick { Plan { rounds: 3, seconds: 1 } } else { Plan { rounds: 5, seconds: 3 } };
-    println!("==> building vnetd in release mode, and boringtun-cli to compare with");
-    let programs = binaries::build(true)?;
-    let boringtun = tools::boringtun_cli()?;
-
-    println!("==> preparing six paths");
-    let folder = tempfile::tempdir()?;
-    let lab = LabPaths::start(&programs, folder.path())?;
-    let router = KernelRouter::start()?;
-    let wireguard_go = WireGuardPair::start("wireguard-go", "wireguard-go", &["-f"])?;
-    let boringtun_cli = WireGuardPair::start(
-        "boringtun-cli",
-        &boringtun.to_string_lossy(),
-        &["-f", "--disable-drop-privileges"],
-    )?;
-    let mut paths: Vec<Path> = lab.paths();
-    paths.push(router.path());
-    paths.push(wireguard_go.path());
-    paths.push(boringtun_cli.path());
-
-    let samples = interleaved(&paths, plan)?;
-    let report = report::Report::new(plan, arguments.quick, &paths, samples)?;
+    let (rounds, seconds) = if arguments.quick { (3, 1) } else { (5, 2) };
+    let plan = Plan {
+        rounds: arguments.rounds.unwrap_or(rounds).max(1),
+        seconds: arguments.seconds.unwrap_or(seconds).max(1),
+        is_quick: arguments.quick,
+    };
+    let programs = match &arguments.programs {
+        Some(folder) => programs_in(folder)?,
+        None => {
+            println!("==> building vnetd in release mode");
+            binaries::build(true)?
+        }
+    };
+    let before = arguments.before.as_deref().map(programs_in).transpose()?;
+    let bench = Bench::new(plan, programs, before)?;
+    let mut taken: Vec<(&'static Section, Samples)> = Vec::new();
+    for section in SECTIONS.iter().filter(|section| is_wanted(arguments, section)) {
+        println!("==> {}", section.title);
+        let samples = (section.measure)(&bench).with_context(|| format!("section {}", section.name))?;
+        taken.push((section, samples));
+    }
+    drop(bench);
+    let report = Report::new(plan, taken)?;
     report.print();
+    write_files(arguments, &report)?;
+    if arguments.check { check::against_committed(&report) } else { Ok(true) }
+}
+
+fn is_wanted(arguments: &BenchArguments, section: &Section) -> bool {
+    if arguments.only.is_empty() {
+        return section.is_quick || !arguments.quick;
+    }
+    arguments.only.iter().any(|name| name == section.name)
+}
+
+fn write_files(arguments: &BenchArguments, report: &Report) -> Result<()> {
     if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
+        let text = serde_json::to_string_pretty(report)? + "\n";
         std::fs::write(file, text).with_context(|| file.display().to_string())?;
         println!("written: {}", file.display());
     }
-    Ok(true)
+    if let Some(file) = &arguments.svg {
+        std::fs::write(file, chart::draw(report)).with_context(|| file.display().to_string())?;
+        println!("written: {}", file.display());
+    }
+    Ok(())
 }
 
-/// Every measure of every path once in each round; the order turns from round to round.
-fn interleaved(paths: &[Path], plan: Plan) -> Result<Samples> {
-    let mut servers = Vec::new();
-    for path in paths {
-        servers.extend(path.serve().with_context(|| format!("servers of {}", path.name))?);
+fn programs_in(folder: &Path) -> Result<Binaries> {
+    let programs = Binaries { vnetd: folder.join("vnetd"), vnetctl: folder.join("vnetctl") };
+    for program in [&programs.vnetd, &programs.vnetctl] {
+        ensure!(program.is_file(), "{} is not there", program.display());
     }
-    let mut samples = Samples::default();
-    for round in 0..plan.rounds {
-        for measure in MEASURES {
-            for turn in 0..paths.len() {
-                let path = &paths[(turn + round) % paths.len()];
-                let value = measure
-                    .take(path, plan.seconds)
-                    .with_context(|| format!("{} of {}", measure.name, path.name))?;
-                samples.add(path.name, measure.name, value);
-            }
-            println!("round {} of {}: {}", round + 1, plan.rounds, measure.title);
-        }
-    }
-    Ok(samples)
+    Ok(programs)
 }

@@ -8,122 +8,209 @@ use std::time::Duration;
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
+use indexmap::IndexMap;
 use serde::Serialize;
 use vnet_integration::process;
 
 use super::Plan;
-use super::measure::{MEASURES, Samples, Summary};
-use super::paths::Path;
+use super::samples::{Samples, Summary};
+use super::section::{Aim, Better, Bound, Figure, Section};
+use super::wireguard::BORINGTUN_VERSION;
 use crate::command::cargo;
-
-/// Path, what it is held against, and the least ratio that the project aims at, with one TCP stream.
-const RATIOS: &[(&str, &str, Option<f64>)] = &[
-    ("peering", "kernel", Some(0.75)),
-    ("firewall", "peering", Some(0.95)),
-    ("vpn", "boringtun-cli", Some(2.0)),
-    ("vpn", "wireguard-go", None),
-];
 
 /// One run.
 #[derive(Serialize)]
 pub(crate) struct Report {
-    machine: Machine,
+    pub(crate) machine: Machine,
     versions: BTreeMap<&'static str, String>,
-    commit: String,
-    quick: bool,
-    rounds: usize,
-    seconds: u32,
-    paths: BTreeMap<String, BTreeMap<String, Summary>>,
-    ratios: Vec<Ratio>,
-    samples: Samples,
-    #[serde(skip)]
-    titles: Vec<(String, String)>,
+    pub(crate) commit: String,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: u32,
+    pub(crate) sections: Vec<SectionReport>,
 }
 
 #[derive(Serialize)]
-struct Machine {
-    processor: String,
-    processors: usize,
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) processors: usize,
     memory_kib: u64,
-    kernel: String,
+    pub(crate) kernel: String,
     system: String,
 }
 
+/// One section of a run.
 #[derive(Serialize)]
-struct Ratio {
-    path: &'static str,
-    against: &'static str,
-    measure: &'static str,
-    /// Of medians; above 1 the first is the better one, for times too.
-    ratio: f64,
+pub(crate) struct SectionReport {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// By path and figure.
+    paths: IndexMap<String, IndexMap<&'static str, Summary>>,
+    /// One path by another, and figures that have an aim by themselves.
+    pub(crate) findings: Vec<Finding>,
+    samples: Samples,
+    #[serde(skip)]
+    figures: &'static [Figure],
+}
+
+/// A figure that is held against another path's, or against an aim.
+#[derive(Serialize)]
+pub(crate) struct Finding {
+    pub(crate) figure: &'static str,
+    #[serde(skip)]
+    pub(crate) title: &'static str,
+    pub(crate) path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    aim: Option<f64>,
+    pub(crate) against: Option<&'static str>,
+    /// The quotient of medians where it is held against another path, with the least and the most of single rounds; else
+    /// the figure itself.
+    #[serde(flatten)]
+    pub(crate) value: Summary,
+    #[serde(skip)]
+    pub(crate) better: Better,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) aim: Option<Bound>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) is_met: Option<bool>,
 }
 
 impl Report {
     /// Sums the samples up.
-    pub(crate) fn new(plan: Plan, quick: bool, paths: &[Path], samples: Samples) -> Result<Report> {
-        let mut summaries: BTreeMap<String, BTreeMap<String, Summary>> = BTreeMap::new();
-        for path in paths {
-            for measure in MEASURES {
-                if let Some(summary) = samples.summary(path.name, measure.name) {
-                    summaries
-                        .entry(path.name.to_owned())
-                        .or_default()
-                        .insert(measure.name.to_owned(), summary);
-                }
-            }
-        }
+    pub(crate) fn new(plan: Plan, taken: Vec<(&'static Section, Samples)>) -> Result<Report> {
         Ok(Report {
             machine: machine()?,
             versions: versions(),
             commit: first_line(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"])),
-            quick,
             rounds: plan.rounds,
             seconds: plan.seconds,
-            ratios: ratios(&samples),
-            paths: summaries,
-            samples,
-            titles: paths.iter().map(|path| (path.name.to_owned(), path.title.to_owned())).collect(),
+            sections: taken
+                .into_iter()
+                .map(|(section, samples)| SectionReport::new(section, samples))
+                .collect(),
         })
     }
 
-    /// Prints both tables.
+    /// Prints each section's tables.
     pub(crate) fn print(&self) {
         println!(
-            "\n{}, {} processors, Linux {}",
-            self.machine.processor, self.machine.processors, self.machine.kernel
+            "\n{}, {} processors, Linux {}; {}",
+            self.machine.processor, self.machine.processors, self.machine.kernel, self.commit
         );
-        println!("medians of {} interleaved rounds of {} s (least to most)\n", self.rounds, self.seconds);
-        let mut table = headed(std::iter::once("path").chain(MEASURES.iter().map(|measure| measure.title)));
-        for (name, title) in &self.titles {
-            let mut row = vec![title.clone()];
-            for measure in MEASURES {
-                row.push(
-                    self.paths
-                        .get(name)
-                        .and_then(|path| path.get(measure.name))
-                        .map_or_else(String::new, shown),
-                );
-            }
-            table.add_row(row);
+        println!("medians of {} interleaved rounds (least to most)", self.rounds);
+        for section in &self.sections {
+            println!("\n## {}\n", section.title);
+            section.print();
         }
-        println!("{}\n", aligned(table));
-        let mut table = headed(
-            ["ratio (above 1: better)"].into_iter().chain(MEASURES.iter().map(|m| m.title)).chain(["aim"]),
-        );
-        for (path, against, aim) in RATIOS {
-            let mut row = vec![format!("{path} : {against}")];
-            for measure in MEASURES {
-                let found = self.ratios.iter().find(|ratio| {
-                    ratio.path == *path && ratio.against == *against && ratio.measure == measure.name
+    }
+}
+
+impl SectionReport {
+    fn new(section: &'static Section, samples: Samples) -> SectionReport {
+        let mut paths: IndexMap<String, IndexMap<&'static str, Summary>> = IndexMap::new();
+        for path in samples.paths() {
+            let figures = section.figures.iter();
+            let summaries =
+                figures.filter_map(|figure| Some((figure.name, samples.summary(path, figure.name)?)));
+            paths.insert(path.to_owned(), summaries.collect());
+        }
+        SectionReport {
+            name: section.name,
+            title: section.title,
+            findings: findings(section, &samples),
+            paths,
+            samples,
+            figures: section.figures,
+        }
+    }
+
+    fn print(&self) {
+        for is_cost in [false, true] {
+            let figures: Vec<&Figure> =
+                self.figures.iter().filter(|figure| figure.is_cost == is_cost).collect();
+            if let Some(table) = self.figures_table(&figures) {
+                println!("{table}\n");
+            }
+        }
+        if !self.findings.is_empty() {
+            println!("{}", self.findings_table());
+        }
+    }
+
+    /// None where nothing was measured.
+    fn figures_table(&self, figures: &[&Figure]) -> Option<Table> {
+        let measured = |figure: &Figure| self.paths.values().any(|path| path.contains_key(figure.name));
+        let figures: Vec<&Figure> = figures.iter().copied().filter(|figure| measured(figure)).collect();
+        if figures.is_empty() {
+            return None;
+        }
+        let mut table = headed(std::iter::once("path").chain(figures.iter().map(|figure| figure.title)));
+        for (name, path) in &self.paths {
+            let cells = figures.iter().map(|figure| path.get(figure.name).map_or_else(String::new, shown));
+            table.add_row(std::iter::once(name.clone()).chain(cells));
+        }
+        Some(aligned(table))
+    }
+
+    fn findings_table(&self) -> Table {
+        let mut table = headed(["", "figure", "comes to", "aim", ""].into_iter());
+        for finding in &self.findings {
+            let against = finding.against.map_or_else(String::new, |against| format!(" : {against}"));
+            let verdict = match finding.is_met {
+                Some(true) => "reached",
+                Some(false) => "not reached",
+                None => "",
+            };
+            table.add_row([
+                format!("{}{against}", finding.path),
+                finding.title.to_owned(),
+                shown(&finding.value),
+                finding.aim.map_or_else(String::new, |aim| aim.to_string()),
+                verdict.to_owned(),
+            ]);
+        }
+        table
+    }
+}
+
+/// Every figure of every pair, and the aims of paths by themselves.
+fn findings(section: &Section, samples: &Samples) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, against) in section.pairs {
+        for figure in section.figures.iter().filter(|figure| !figure.is_cost) {
+            if let Some(value) = samples.ratio(figure.name, path, against) {
+                let aim = section.aims.iter().find(|aim| {
+                    aim.figure == figure.name && aim.path == Some(path) && aim.against == Some(against)
                 });
-                row.push(found.map_or_else(String::new, |ratio| format!("{:.2}", ratio.ratio)));
+                findings.push(finding(figure, path, Some(against), value, aim));
             }
-            row.push(aim.map_or_else(String::new, |aim| format!(">= {aim} with 1 stream")));
-            table.add_row(row);
         }
-        println!("{}", aligned(table));
+    }
+    for aim in section.aims.iter().filter(|aim| aim.against.is_none()) {
+        for path in samples.paths().filter(|path| aim.path.is_none_or(|wanted| wanted == *path)) {
+            let figure = section.figures.iter().find(|figure| figure.name == aim.figure);
+            if let (Some(figure), Some(value)) = (figure, samples.summary(path, aim.figure)) {
+                findings.push(finding(figure, path, None, value, Some(aim)));
+            }
+        }
+    }
+    findings
+}
+
+fn finding(
+    figure: &Figure,
+    path: &str,
+    against: Option<&'static str>,
+    value: Summary,
+    aim: Option<&Aim>,
+) -> Finding {
+    Finding {
+        figure: figure.name,
+        title: figure.title,
+        path: path.to_owned(),
+        against,
+        value,
+        better: figure.better,
+        aim: aim.map(|aim| aim.bound),
+        is_met: aim.map(|aim| aim.bound.is_met(value.median)),
     }
 }
 
@@ -141,25 +228,11 @@ fn aligned(mut table: Table) -> Table {
 }
 
 fn shown(summary: &Summary) -> String {
-    let digits = if summary.median >= 100.0 { 0 } else { 2 };
-    format!("{:.digits$} ({:.digits$} - {:.digits$})", summary.median, summary.min, summary.max)
-}
-
-fn ratios(samples: &Samples) -> Vec<Ratio> {
-    let mut ratios = Vec::new();
-    for (path, against, aim) in RATIOS {
-        for measure in MEASURES {
-            let (Some(own), Some(other)) =
-                (samples.summary(path, measure.name), samples.summary(against, measure.name))
-            else {
-                continue;
-            };
-            let ratio = if measure.is_time { other.median / own.median } else { own.median / other.median };
-            let aim = if measure.name == "tcp1_gbps" { *aim } else { None };
-            ratios.push(Ratio { path, against, measure: measure.name, ratio, aim });
-        }
+    let digits = if summary.median.abs() >= 100.0 { 0 } else { 2 };
+    if summary.min == summary.max {
+        return format!("{:.digits$}", summary.median);
     }
-    ratios
+    format!("{:.digits$} ({:.digits$} - {:.digits$})", summary.median, summary.min, summary.max)
 }
 
 fn machine() -> Result<Machine> {
@@ -187,7 +260,7 @@ fn versions() -> BTreeMap<&'static str, String> {
         ("iperf3", first_line(Command::new("iperf3").arg("--version"))),
         ("sockperf", first_line(Command::new("sockperf").arg("--version"))),
         ("wireguard-go", first_line(Command::new("wireguard-go").arg("--version"))),
-        ("boringtun-cli", super::paths::tools::VERSION.to_owned()),
+        ("boringtun-cli", BORINGTUN_VERSION.to_owned()),
         ("vnetd", env!("CARGO_PKG_VERSION").to_owned()),
     ])
 }
