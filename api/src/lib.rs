@@ -20,7 +20,7 @@ pub use lab::{
 };
 pub use live::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
-    LogReport, PeerConfig, TunnelState, TunnelStatus,
+    LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
 pub use probe::{
     ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,

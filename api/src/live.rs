@@ -29,6 +29,17 @@ pub struct FlowEndpoints {
     pub destination_port: u16,
 }
 
+/// Who carries a flow's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RunsIn {
+    /// The daemon.
+    #[default]
+    Userspace,
+    /// A program in the kernel, by what the daemon has decided.
+    Kernel,
+}
+
 /// One direction of a flow, as the flow table holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +80,9 @@ pub struct FlowEntry {
     pub bytes: u64,
     /// Time since the last packet, in milliseconds.
     pub idle_ms: u64,
+    /// Who carries its packets at present.
+    #[serde(default)]
+    pub runs_in: RunsIn,
 }
 
 /// The live flows of a lab.

@@ -64,6 +64,10 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
             coalesce: args.coalesce,
             offload: args.offload == FlowOffload::Kernel,
         },
+        kernel: match args.offload {
+            FlowOffload::Off => Err("--offload off".to_owned()),
+            FlowOffload::Kernel => Err("this daemon was built without the kernel's program".to_owned()),
+        },
         metrics: metrics_address,
     };
     let socket = Socket::open(&args.socket)?;

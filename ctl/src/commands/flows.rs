@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use vnet_api::{FlowEntry, FlowReport, FlowVerdict};
+use vnet_api::{FlowEntry, FlowReport, FlowVerdict, RunsIn};
 
 use crate::context::Context;
 use crate::output::{Table, bytes, duration};
@@ -54,6 +54,7 @@ fn table(report: &FlowReport) -> String {
         "Verdict",
         "Way",
         "State",
+        "Runs in",
         "Packets",
         "Bytes",
         "Idle",
@@ -71,6 +72,11 @@ fn table(report: &FlowReport) -> String {
             verdict.to_owned(),
             way(flow),
             flow.state.clone(),
+            match flow.runs_in {
+                RunsIn::Kernel => "kernel",
+                RunsIn::Userspace => "userspace",
+            }
+            .to_owned(),
             flow.packets.to_string(),
             bytes(flow.bytes),
             duration(flow.idle_ms),

@@ -69,6 +69,12 @@ impl Site {
         self.namespaces.get(name)
     }
 
+    /// Where a port's device is.
+    pub(super) fn device(&self, port: PortId) -> Option<(&Arc<Netns>, &str)> {
+        let (owner, device) = self.attached.get(&port)?;
+        Some((self.namespace(owner)?, device))
+    }
+
     /// Makes what `new` has and `old` lacks, and changes what differs; nothing that only `old` has goes, but what is in
     /// the way of something of the same name.
     ///

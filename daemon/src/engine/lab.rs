@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use vnet_api::{ApplyRequest, TopologyFile};
 use vnet_config::model::Topology;
-use vnet_dataplane::{Nanos, PortId, TunnelId};
+use vnet_dataplane::{FiveTuple, Nanos, OffloadEntry, OffloadSlot, PortId, TunnelId};
 use vnet_fabric::control::{Effect, Event, State};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_gateway::ConnectionStatus;
-use vnet_router::{Router, SessionMemory, Shared, TunnelSetup};
+use vnet_router::{Router, RouterOptions, SessionMemory, Shared, TunnelSetup};
 
 use super::blueprint::{Blueprint, INTERNET};
 use super::build::{Built, DeviceOptions, Report, Site};
@@ -27,7 +27,7 @@ use crate::host::error::HostError;
 use crate::host::netns::Netns;
 use crate::host::state_dir::StateDir;
 use crate::io::udp::UdpPort;
-use crate::worker::{TunnelChange, Worker, monotonic};
+use crate::worker::{KernelFlows, TunnelChange, Worker, monotonic};
 
 /// A lab that runs.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Lab {
     pub workers: Vec<Worker>,
     /// What the workers share.
     pub shared: Arc<Shared>,
+    /// What carries plain flows in the kernel, or why nothing does.
+    pub kernel: Result<Arc<dyn KernelFlows>, String>,
     control: Mutex<Control>,
     view: ArcSwap<View>,
     /// True when the lab is being taken down: no program may enter it any more.
@@ -153,7 +155,17 @@ impl Lab {
         let memory = SessionMemory::new(store::sessions(&dir, options.sessions_max)?);
         let now = seconds(monotonic());
         let shared = Arc::new(Shared::new(Snapshot::default(), memory, rand::random(), now));
-        let workers = start_workers(&name, options, &shared, &changes)?;
+        let kernel = options.kernel.clone().and_then(|host| host.open(&name));
+        if let Err(why) = &kernel {
+            tracing::info!(lab = %name, %why, "no flow runs in the kernel");
+        }
+        let left = kernel.as_ref().map_or_else(|_| Vec::new(), |kernel| kernel.take_adopted());
+        if let Ok(kernel) = &kernel {
+            // The former daemon may have published epochs that it did not store: none of its entries counts by chance.
+            state.epoch = state.epoch.max(u64::from(kernel.epoch()));
+            keep_alive(&shared, &**kernel, &left);
+        }
+        let workers = start_workers(&name, options, &shared, kernel.as_ref().ok(), &changes)?;
         let device_options = DeviceOptions { queues: options.workers, offloads: options.offloads };
         let view = View {
             origin: String::new(),
@@ -178,12 +190,16 @@ impl Lab {
             name,
             workers,
             shared,
+            kernel,
             control: Mutex::new(control),
             view: ArcSwap::from_pointee(view),
             closed: RwLock::new(false),
             owners: Mutex::default(),
         };
         let applied = lab.apply(input, report)?;
+        if let Some(worker) = lab.workers.first().filter(|_| !left.is_empty()) {
+            worker.adopt(left);
+        }
         if adopted {
             let control = lab.control();
             if let Err(error) = control.site.sweep(&control.blueprint) {
@@ -265,7 +281,7 @@ impl Lab {
         report: Report<'_>,
     ) -> Result<(), HostError> {
         control.site.extend(&control.blueprint, &wanted.blueprint, &mut done.built, report)?;
-        self.attach(&mut done.built);
+        self.attach(&control.site, &mut done.built);
         fault::step("attach")?;
         control.programs.prepare(dir, &wanted.input.topology, &wanted.blueprint)?;
         fault::step("tunnels")?;
@@ -305,7 +321,7 @@ impl Lab {
         control.topology = wanted.input.topology;
         self.publish(control, wanted.snapshot);
         control.site.retire(&before, &control.blueprint, &mut built, report);
-        self.attach(&mut built);
+        self.attach(&control.site, &mut built);
         let topology = Arc::clone(&control.topology);
         control.programs.start(&control.site, dir, &topology, &built.created);
         // The first worker sleeps until the next timer that it knows of: a tunnel's may be new.
@@ -321,6 +337,10 @@ impl Lab {
             owners.entry(port.id).or_insert_with(|| owner_name(&snapshot, port.id));
         }
         drop(owners);
+        if let Ok(kernel) = &self.kernel {
+            // From here on every packet comes to the workers, which decide it by the new policy or are about to take it.
+            kernel.publish(snapshot.epoch() as u32);
+        }
         self.shared.snapshot.store(Arc::new(snapshot));
         let machines = control.blueprint.namespaces.iter().filter_map(|(name, namespace)| {
             let ns = control.site.namespace(name).filter(|_| namespace.role.is_machine())?;
@@ -339,11 +359,17 @@ impl Lab {
     }
 
     /// Hands new queues to the workers and takes those of gone devices away.
-    fn attach(&self, built: &mut Built) {
+    fn attach(&self, site: &Site, built: &mut Built) {
         for port in built.detached.drain(..) {
             self.workers.iter().for_each(|worker| worker.detach(port));
+            if let Ok(kernel) = &self.kernel {
+                kernel.detach(port);
+            }
         }
         for (port, queues) in built.queues.drain(..) {
+            if let (Ok(kernel), Some((ns, device))) = (&self.kernel, site.device(port)) {
+                kernel.attach(port, ns, device);
+            }
             for (worker, queue) in self.workers.iter().zip(queues) {
                 worker.attach(port, queue);
             }
@@ -386,7 +412,7 @@ impl Lab {
         let _quiet = fault::suspend();
         done.bound.iter().for_each(|address| self.unbind(control, *address));
         let mut undone = control.site.roll_back(&control.blueprint, wanted, &done.built, report);
-        self.attach(&mut undone);
+        self.attach(&control.site, &mut undone);
         if let Err(error) = control.programs.prepare(dir, &control.topology, &control.blueprint) {
             tracing::error!(lab = %self.name, %error, "the machines' files could not be brought back");
         }
@@ -464,6 +490,9 @@ impl Lab {
         self.workers.iter().for_each(Worker::end);
         control.sockets.clear();
         let blueprint = std::mem::take(&mut control.blueprint);
+        if let Ok(kernel) = &self.kernel {
+            kernel.remove();
+        }
         let outcome = control.site.tear_down(&blueprint, report);
         let view = self.view();
         self.view.store(Arc::new(View { machines: Arc::default(), ..View::clone(&view) }));
@@ -475,20 +504,29 @@ fn start_workers(
     name: &str,
     options: &Options,
     shared: &Arc<Shared>,
+    kernel: Option<&Arc<dyn KernelFlows>>,
     changes: &std::sync::mpsc::Sender<TunnelChange>,
 ) -> Result<Vec<Worker>, HostError> {
     (0..options.workers)
         .map(|index| {
-            let router = Router::new(Arc::clone(shared), options.router, rand::random());
-            Worker::start(name, &format!("vnet-{index}-{name}"), router, None, changes.clone()).map_err(
-                |source| HostError::Io {
-                    action: "start worker",
-                    object: format!("{index} of lab {name}"),
-                    source,
-                },
-            )
+            let own = RouterOptions { offload: kernel.is_some(), ..options.router };
+            let router = Router::new(Arc::clone(shared), own, rand::random());
+            let thread = format!("vnet-{index}-{name}");
+            Worker::start(name, &thread, router, kernel.cloned(), changes.clone()).map_err(|source| {
+                HostError::Io { action: "start worker", object: format!("{index} of lab {name}"), source }
+            })
         })
         .collect()
+}
+
+/// Tells the sessions of what the kernel has carried while no daemon ran, before their idle time ends them.
+fn keep_alive(shared: &Shared, kernel: &dyn KernelFlows, entries: &[(OffloadSlot, OffloadEntry)]) {
+    let seen: HashMap<FiveTuple, u32> = entries
+        .iter()
+        .filter_map(|(slot, entry)| Some((entry.key.tuple(), seconds(kernel.counts(*slot)?.last_seen))))
+        .collect();
+    let last = |tuple: &FiveTuple| seen.get(tuple).copied();
+    shared.sessions().refresh(|record| last(&record.original()).max(last(&record.reply())));
 }
 
 /// The clock of the session records, in whole seconds.

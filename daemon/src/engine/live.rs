@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use vnet_analysis::impact::{ImpactReport, LiveFlow};
 use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
-    PeerConfig, TunnelState, TunnelStatus,
+    PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
 use vnet_dataplane::{FlowState, Nanos, PortId, Reason};
 use vnet_fabric::snapshot::{
@@ -88,6 +88,7 @@ fn flow_entry(snapshot: &Snapshot, record: &FlowRecord) -> FlowEntry {
         packets: record.packets,
         bytes: record.bytes,
         idle_ms: record.idle.as_millis() as u64,
+        runs_in: if record.offloaded { RunsIn::Kernel } else { RunsIn::Userspace },
     }
 }
 

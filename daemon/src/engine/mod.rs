@@ -34,7 +34,7 @@ use crate::host::error::HostError;
 use crate::host::state_dir::{self, StateDir};
 use crate::host::sweep;
 use crate::io::tun::Offloads;
-use crate::worker::{TunnelChange, monotonic};
+use crate::worker::{KernelHost, TunnelChange, monotonic};
 
 use build::Report;
 use input::Input;
@@ -53,6 +53,8 @@ pub struct Options {
     pub sessions_max: usize,
     /// Bounds and switches of the router.
     pub router: RouterOptions,
+    /// What carries plain flows in the kernel, or why nothing does.
+    pub kernel: Result<Arc<dyn KernelHost>, String>,
     /// Where metrics are served, for `doctor`.
     pub metrics: Option<std::net::SocketAddr>,
 }

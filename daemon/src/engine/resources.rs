@@ -45,7 +45,24 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
         }
     }
     all.extend(public_addresses::all(&view.topology, &lab.snapshot()));
+    all.push(offload(lab));
     all
+}
+
+/// Where plain flows run, and why.
+fn offload(lab: &Lab) -> Resource {
+    let (state, summary) = match &lab.kernel {
+        Ok(_) => ("On", "plain flows run in the kernel once they are decided".to_owned()),
+        Err(why) => ("Off", format!("every packet passes the daemon: {why}")),
+    };
+    Resource {
+        kind: "offload".to_owned(),
+        name: lab.name.clone(),
+        location: None,
+        state: state.to_owned(),
+        properties: serde_json::json!({"enabled": lab.kernel.is_ok(), "reason": lab.kernel.as_ref().err()}),
+        summary,
+    }
 }
 
 fn resource(kind: &str, name: &str, properties: Value, state: &State) -> Resource {

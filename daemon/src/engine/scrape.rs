@@ -6,7 +6,7 @@ use vnet_dataplane::{CounterId, FunctionId, PortId, Reason};
 use vnet_fabric::RuleId;
 use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
 use vnet_gateway::ConnectionStatus;
-use vnet_router::Balance;
+use vnet_router::{Balance, Router};
 
 use super::lab::Lab;
 use super::live::{drop_counts, tunnel_statuses};
@@ -18,6 +18,8 @@ use crate::worker::monotonic;
 
 /// Everything that a scrape shows of a lab.
 pub(super) fn counters(lab: &Lab) -> LabCounters {
+    // Asking a worker merges what the kernel has counted: first of all.
+    let (flows, offloaded_flows) = flows(lab);
     let snapshot = lab.snapshot();
     let (firewall_rules, nsg_rules) = rules(lab, &snapshot);
     LabCounters {
@@ -33,7 +35,12 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         firewall_rules,
         nsg_rules,
         tunnels: tunnels(lab, &snapshot),
-        flows: flows(lab),
+        flows,
+        offloaded_flows,
+        offloaded: lab.workers.iter().fold(Traffic::default(), |sum, worker| Traffic {
+            packets: sum.packets + worker.ledger.offloaded.packets.get(),
+            bytes: sum.bytes + worker.ledger.offloaded.bytes.get(),
+        }),
         firewall_snat_ports: snat_ports(lab, snapshot.firewalls()),
         nat_gateway_snat_ports: snat_ports(lab, snapshot.nat_gateways()),
         workers: workers(lab),
@@ -166,9 +173,13 @@ fn snat_ports<'a>(lab: &Lab, translators: impl Iterator<Item = (&'a str, Functio
         .collect()
 }
 
-fn flows(lab: &Lab) -> Vec<(String, u64)> {
+/// Flows by state, and those of them that the kernel carries.
+fn flows(lab: &Lab) -> (Vec<(String, u64)>, u64) {
     let mut sum: Vec<(String, u64)> = Vec::new();
-    for counts in lab.workers.iter().filter_map(|worker| worker.ask(|router, _| router.flow_counts())) {
+    let mut offloaded = 0;
+    let counts = |router: &mut Router, _| (router.flow_counts(), router.offloaded_flows());
+    for (counts, own) in lab.workers.iter().filter_map(|worker| worker.ask(counts)) {
+        offloaded += own;
         for (state, count) in counts {
             match sum.iter_mut().find(|(name, _)| name == state) {
                 Some((_, total)) => *total += count,
@@ -176,7 +187,7 @@ fn flows(lab: &Lab) -> Vec<(String, u64)> {
             }
         }
     }
-    sum
+    (sum, offloaded)
 }
 
 fn workers(lab: &Lab) -> Vec<WorkerCounter> {

@@ -160,6 +160,10 @@ pub struct LabCounters {
     pub tunnels: Vec<TunnelCounter>,
     /// Live flow entries by state.
     pub flows: Vec<(String, u64)>,
+    /// Those of them that the kernel carries.
+    pub offloaded_flows: u64,
+    /// What the kernel carried by itself; the other counters have it too.
+    pub offloaded: Traffic,
     /// Per firewall.
     pub firewall_snat_ports: Vec<SnatPorts>,
     /// Per NAT gateway.

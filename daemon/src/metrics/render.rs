@@ -221,6 +221,12 @@ fn engine_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
         &["lab", "fate"],
     )?;
     let flows = families.gauge("vnet_flows", "Entries of the flow table.", &["lab", "state"])?;
+    let offloaded_flows = families.gauge(
+        "vnet_offload_flows",
+        "Entries of the flow table that the kernel carries.",
+        &["lab"],
+    )?;
+    let offloaded = families.pair("vnet_offload", "that the kernel carried by itself", &["lab"])?;
     let busy = families.add(CounterVec::new(
         Opts::new("vnet_worker_busy_seconds_total", "Time that a worker spent on packets."),
         &["lab", "worker"],
@@ -240,6 +246,8 @@ fn engine_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
         for (state, count) in &counters.flows {
             flows.with_label_values(&[lab, state]).set(gauge_value(*count));
         }
+        offloaded_flows.with_label_values(&[lab]).set(gauge_value(counters.offloaded_flows));
+        offloaded.set(&[lab], counters.offloaded);
         for worker in &counters.workers {
             let number = worker.worker.to_string();
             busy.with_label_values(&[lab, &number]).inc_by(worker.busy_ns as f64 / 1e9);

@@ -7,6 +7,15 @@ use vnet_dataplane::{OffloadCounts, OffloadEntry, OffloadSlot, PortId};
 
 use crate::host::netns::Netns;
 
+/// Gives each lab what carries its flows.
+pub trait KernelHost: Debug + Send + Sync {
+    /// Opens what a former daemon has left of this lab's, or makes it anew.
+    ///
+    /// # Errors
+    /// Why the kernel carries no flows of this lab, in words for its user.
+    fn open(&self, lab: &str) -> Result<Arc<dyn KernelFlows>, String>;
+}
+
 /// The flows of one lab that the kernel carries. Entries, their counts and the epoch in force lie in memory that is
 /// shared with the kernel's program and outlives the daemon.
 ///
@@ -42,7 +51,7 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// A NIC is there: `device` in `ns`. Costs nothing until a flow of it is entered.
     fn attach(&self, port: PortId, ns: &Arc<Netns>, device: &str);
 
-    /// A NIC is about to go: entries from and to it end, and stay readable until their release.
+    /// A NIC is gone: entries from and to it end, and stay readable until their release.
     fn detach(&self, port: PortId);
 
     /// Removes everything, the pins too: the lab goes down.

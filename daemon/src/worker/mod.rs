@@ -19,7 +19,7 @@ use vnet_gateway::ConnectionStatus;
 use vnet_router::{Ledger, Router};
 
 pub use clock::monotonic;
-pub use kernel_flows::KernelFlows;
+pub use kernel_flows::{KernelFlows, KernelHost};
 
 use crate::io::tun::{FRAME_BYTES_MAX, TunQueue};
 use crate::io::udp::UdpPort;

@@ -282,6 +282,15 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         removed
     }
 
+    /// Tells sessions when their last packet came, in seconds, where `seen` knows of a later one than they do.
+    pub fn refresh(&mut self, mut seen: impl FnMut(&SessionRecord) -> Option<u32>) {
+        for record in self.records[..self.capacity].iter_mut().filter(|record| !record.is_free()) {
+            if let Some(seen_s) = seen(record).filter(|seen_s| *seen_s > record.last_seen_s()) {
+                record.see(SessionSide::Original, TcpFlags::default(), seen_s);
+            }
+        }
+    }
+
     /// Every session, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &SessionRecord> {
         self.records[..self.capacity].iter().filter(|record| !record.is_free())
