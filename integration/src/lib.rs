@@ -12,6 +12,7 @@ pub mod host;
 pub mod iperf;
 pub mod lab;
 pub mod metrics;
+pub mod one_way;
 pub mod process;
 pub mod scale;
 pub mod suite;
