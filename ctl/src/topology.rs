@@ -44,10 +44,11 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Source> {
     Ok(source)
 }
 
-/// The same, with what is doubtful in the design among the warnings.
+/// The same, with what is doubtful in the design among the warnings, as far as an apply has the time for it.
 pub(crate) fn read_and_lint(path: &Path) -> anyhow::Result<Source> {
     let source = read_quietly(path)?;
-    print(&source.findings());
+    let loaded = &source.loaded;
+    print(&source.with_warnings(vnet_analysis::lint::lint_quickly(&loaded.topology, &loaded.source)));
     Ok(source)
 }
 
@@ -85,8 +86,12 @@ impl Source {
 
     /// What was found in the file, and what is doubtful in the design, in the order of the file.
     pub(crate) fn findings(&self) -> Vec<Diagnostic> {
+        self.with_warnings(vnet_analysis::lint::lint_file(&self.loaded))
+    }
+
+    fn with_warnings(&self, lints: Vec<Diagnostic>) -> Vec<Diagnostic> {
         let mut all = Diagnostics { list: self.loaded.warnings.clone(), left_out: 0 };
-        all.list.extend(vnet_analysis::lint::lint_file(&self.loaded));
+        all.list.extend(lints);
         all.sort_and_cap();
         all.list
     }

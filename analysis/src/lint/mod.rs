@@ -9,7 +9,7 @@ mod routes;
 mod rules;
 
 use vnet_config::model::Topology;
-use vnet_config::{Diagnostic, Finding, Loaded};
+use vnet_config::{Diagnostic, Finding, Loaded, SourceMap};
 use vnet_fabric::azure_rule::AzureRule;
 
 use design::Design;
@@ -58,6 +58,10 @@ lints! {
         "A network with public addresses has no DDoS protection plan.";
 }
 
+/// Machines of a design that an apply takes the time to look at. Ways are compared for every pair of them, which takes about
+/// 3 us each: 0.1 s in all.
+pub const MACHINES_QUICKLY_MAX: usize = 200;
+
 /// A finding before it has its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -86,10 +90,28 @@ pub fn lint(topology: &Topology) -> Vec<Found> {
 
 /// The same for a file that was loaded: warnings with line and column, in the order of the file.
 pub fn lint_file(loaded: &Loaded) -> Vec<Diagnostic> {
-    let placed = lint(&loaded.topology).into_iter().map(|found| {
+    place(&loaded.topology, &loaded.source)
+}
+
+/// The same with the time of an apply: a design of more than [`MACHINES_QUICKLY_MAX`] machines is not looked at, and the one
+/// finding says so.
+pub fn lint_quickly(topology: &Topology, source: &SourceMap) -> Vec<Diagnostic> {
+    let machines = topology.virtual_machines.len();
+    if machines <= MACHINES_QUICKLY_MAX {
+        return place(topology, source);
+    }
+    let message = format!("with {machines} machines, what is doubtful in the design is not looked for now");
+    let finding =
+        Finding::warning("lints-left-out", message).help("run `vnetctl validate`, which takes its time");
+    vec![source.finding_at("virtualMachines", finding)]
+}
+
+/// All findings with line and column, in the order of the file.
+pub fn place(topology: &Topology, source: &SourceMap) -> Vec<Diagnostic> {
+    let placed = lint(topology).into_iter().map(|found| {
         let rule = found.lint.azure_rules.first().map_or("", |rule| rule.id());
         let finding = Finding::warning(found.lint.id, found.message).azure_rule(rule).help(found.help);
         (found.path, finding)
     });
-    loaded.source.findings(placed).list
+    source.findings(placed).list
 }

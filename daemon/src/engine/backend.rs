@@ -169,7 +169,7 @@ impl Backend for Service {
                 let input = load(&name, &request)?;
                 let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
                 let mut changes = changes(before.as_deref(), &input.topology);
-                let warnings = input.warnings.clone();
+                let warnings = input.findings_quickly();
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
                 changes.extend(effect_changes(&applied.effects));
                 if let Some(lab) = engine.find(&name)
@@ -207,7 +207,7 @@ impl Backend for Service {
                 let effects = State::clone(&view.state).step(input.event(), monotonic());
                 report.changes.extend(effect_changes(&effects));
             }
-            report.warnings = input.warnings;
+            report.warnings = input.findings();
             Ok(report)
         })
         .await?
@@ -219,8 +219,11 @@ impl Backend for Service {
     }
 
     async fn validate(&self, request: ApplyRequest) -> Answer<ValidateReport> {
-        let input = self.blocking(move |_| Input::load(&request)).await?.map_err(ApiError::refused)?;
-        Ok(ValidateReport { lab: input.topology.name.clone(), warnings: input.warnings })
+        self.blocking(move |_| {
+            let input = Input::load(&request).map_err(ApiError::refused)?;
+            Ok(ValidateReport { lab: input.topology.name.clone(), warnings: input.findings() })
+        })
+        .await?
     }
 
     async fn down(&self, lab: &str, progress: mpsc::Sender<Progress>) -> Answer<DownReport> {

@@ -10,12 +10,12 @@ use vnet_api::{Progress, ProgressState};
 use vnet_dataplane::PortId;
 
 use super::blueprint::{Blueprint, Cable, INTERNET, Namespace, Role};
-use super::fault;
+use super::{factory, fault};
 use crate::host::error::HostError;
 use crate::host::link::{self, LinkSpec};
 use crate::host::netlink::Netlink;
 use crate::host::netns::{self, Netns, NetnsName};
-use crate::host::{sweep, sysctl, uplink};
+use crate::host::{sweep, uplink};
 use crate::io::tun::{Offloads, Tun, TunQueue, TunSpec};
 
 type Result<T> = std::result::Result<T, HostError>;
@@ -30,6 +30,15 @@ pub(super) struct DeviceOptions {
     pub queues: usize,
     /// Offloads to ask for.
     pub offloads: Offloads,
+}
+
+impl DeviceOptions {
+    /// Makes or attaches a device in the namespace of the calling thread.
+    pub(super) fn attach(self, device: &str) -> Result<Vec<TunQueue>> {
+        let mut spec = TunSpec::new(device, self.queues);
+        spec.offloads = self.offloads;
+        Ok(Tun::attach(&spec)?.into_queues())
+    }
 }
 
 /// What a build has done: the caller hands the queues to the workers.
@@ -88,20 +97,25 @@ impl Site {
         report: Report<'_>,
     ) -> Result<()> {
         self.clear_the_way(old, new, built)?;
+        let missing = new.namespaces.iter().filter(|(name, _)| !self.namespaces.contains_key(*name));
+        let missing: Vec<(&String, &Namespace)> = missing.collect();
+        let addressed = self.make_all(&missing, built, report)?;
+        let missing: HashSet<&String> = missing.iter().map(|(name, _)| *name).collect();
         for (name, namespace) in &new.namespaces {
-            let before = old.namespaces.get(name).filter(|_| self.namespaces.contains_key(name));
-            if before != Some(namespace) {
+            if old.namespaces.get(name) != Some(namespace) && !missing.contains(name) {
                 self.make(name, namespace, built, report)?;
             }
         }
+        let created: HashSet<String> = built.created.iter().cloned().collect();
+        let laid: HashSet<&Cable> = old.cables.iter().collect();
         for cable in &new.cables {
-            let touched = |end: &(String, String)| built.created.contains(&end.0);
-            if !old.cables.contains(cable) || touched(&cable.near) || touched(&cable.far) {
+            let touched = |end: &(String, String)| created.contains(&end.0);
+            if !laid.contains(cable) || touched(&cable.near) || touched(&cable.far) {
                 self.lay(cable, built)?;
             }
         }
-        for (name, namespace) in &new.namespaces {
-            let before = old.namespaces.get(name).filter(|_| !built.created.contains(name));
+        for (name, namespace) in new.namespaces.iter().filter(|(name, _)| !addressed.contains(*name)) {
+            let before = old.namespaces.get(name).filter(|_| !created.contains(name));
             // A device that was made in a namespace that stays has no addresses yet.
             if before.map(|before| (&before.links, &before.devices))
                 != Some((&namespace.links, &namespace.devices))
@@ -109,7 +123,7 @@ impl Site {
                 self.address(name, namespace, before)?;
             }
         }
-        if new.uplink && (!old.uplink || built.created.iter().any(|name| name == INTERNET)) {
+        if new.uplink && (!old.uplink || created.contains(INTERNET)) {
             fault::step("uplink")?;
             built.connected = true;
             uplink::connect(&self.lab, self.open(INTERNET)?)?;
@@ -162,14 +176,16 @@ impl Site {
                 tracing::error!(lab = %self.lab, %error, "a device could not be removed");
             }
         }
-        for (name, namespace) in old.namespaces.iter().filter(|(name, _)| !new.namespaces.contains_key(*name))
-        {
-            let began = Instant::now();
-            match self.remove(name, built) {
-                Ok(()) => report(progress(namespace.role, name, ProgressState::Removed, began)),
-                Err(error) => {
-                    tracing::error!(lab = %self.lab, %name, %error, "a namespace could not be removed")
-                }
+        let gone = old.namespaces.iter().filter(|(name, _)| !new.namespaces.contains_key(*name));
+        let gone: Vec<(&String, &Namespace)> = gone.collect();
+        let began = Instant::now();
+        let names: Vec<&str> = gone.iter().map(|(name, _)| name.as_str()).collect();
+        match self.remove_all(&names, built) {
+            Ok(()) => gone.iter().for_each(|(name, namespace)| {
+                report(progress(namespace.role, name, ProgressState::Removed, began));
+            }),
+            Err(error) => {
+                tracing::error!(lab = %self.lab, ?names, %error, "a namespace could not be removed");
             }
         }
     }
@@ -200,15 +216,16 @@ impl Site {
                 complain(self.drop_device(*port, &mut undone), "a device");
             }
         }
-        for name in &done.created {
-            let role = new.namespaces.get(name).map_or(Role::VirtualMachine, |namespace| namespace.role);
-            let began = Instant::now();
-            let removed = self.remove(name, &mut undone);
-            if removed.is_ok() {
+        let names: Vec<&str> = done.created.iter().map(String::as_str).collect();
+        let began = Instant::now();
+        let removed = self.remove_all(&names, &mut undone);
+        if removed.is_ok() {
+            for name in names {
+                let role = new.namespaces.get(name).map_or(Role::VirtualMachine, |namespace| namespace.role);
                 report(progress(role, name, ProgressState::RolledBack, began));
             }
-            complain(removed, name);
         }
+        complain(removed, "a namespace");
         complain(self.restore(old, new, &mut undone), "the former lab");
         undone
     }
@@ -216,11 +233,15 @@ impl Site {
     /// Makes again what `old` had and `new` had otherwise.
     fn restore(&mut self, old: &Blueprint, new: &Blueprint, undone: &mut Built) -> Result<()> {
         let differs = |name: &str, namespace: &Namespace| new.namespaces.get(name) != Some(namespace);
-        for (name, namespace) in &old.namespaces {
-            // What the new lab would not have had was not touched.
-            if new.namespaces.contains_key(name) && differs(name, namespace) {
-                self.make(name, namespace, undone, &|_| {})?;
-            }
+        // What the new lab would not have had was not touched.
+        let touched: Vec<(&String, &Namespace)> = (old.namespaces.iter())
+            .filter(|(name, namespace)| new.namespaces.contains_key(*name) && differs(name, namespace))
+            .collect();
+        let gone = touched.iter().filter(|(name, _)| !self.namespaces.contains_key(*name));
+        let gone: Vec<(&String, &Namespace)> = gone.copied().collect();
+        self.make_all(&gone, undone, &|_| {})?;
+        for (name, namespace) in touched {
+            self.make(name, namespace, undone, &|_| {})?;
         }
         if old.cables != new.cables {
             old.cables.iter().try_for_each(|cable| self.lay(cable, undone))?;
@@ -237,7 +258,42 @@ impl Site {
         NetnsName::new(&self.lab, name)
     }
 
-    /// Makes a namespace, or adopts the one that a former daemon left, with its devices.
+    /// Makes namespaces with their devices, or adopts those that a former daemon left, side by side on threads of their own.
+    /// Gives the names of those that have their addresses and routes too: all but the ends of cables, which are laid later.
+    fn make_all(
+        &mut self,
+        missing: &[(&String, &Namespace)],
+        built: &mut Built,
+        report: Report<'_>,
+    ) -> Result<HashSet<String>> {
+        let mut addressed = HashSet::new();
+        if missing.is_empty() {
+            return Ok(addressed);
+        }
+        netns::prepare_dir()?;
+        let (lab, options) = (self.lab.as_str(), self.options);
+        let mut failure = None;
+        for (made, outcome) in factory::make_all(lab, options, missing, report) {
+            if made.created {
+                built.created.push(made.name.clone());
+            }
+            for (port, device, queues) in made.devices {
+                built.queues.push((port, queues));
+                built.attached.push(port);
+                self.attached.insert(port, (made.name.clone(), device));
+            }
+            if let Some(ns) = made.ns {
+                self.namespaces.insert(made.name.clone(), Arc::new(ns));
+            }
+            if made.addressed {
+                addressed.insert(made.name);
+            }
+            failure = failure.or(outcome.err());
+        }
+        failure.map_or(Ok(addressed), Err)
+    }
+
+    /// Attaches the devices that a namespace lacks.
     fn make(
         &mut self,
         name: &str,
@@ -245,38 +301,21 @@ impl Site {
         built: &mut Built,
         report: Report<'_>,
     ) -> Result<()> {
-        fault::step("namespace")?;
         let began = Instant::now();
-        let id = self.name(name)?;
-        let known = self.namespaces.contains_key(name);
-        if !known {
-            if Netns::open(&id).is_err() {
-                built.created.push(name.to_owned());
-            }
-            let forwarding = namespace.forwarding;
-            let (ns, ()) = netns::create_with(&id, |_| {
-                sysctl::apply_guest()?;
-                if forwarding { sysctl::apply_forwarding() } else { Ok(()) }
-            })?;
-            self.namespaces.insert(name.to_owned(), Arc::new(ns));
-        }
         for (device, port) in &namespace.devices {
             if !self.attached.contains_key(port) {
                 self.attach(name, device, *port, built)?;
             }
         }
-        let state = if known { ProgressState::Updated } else { ProgressState::Created };
-        report(progress(namespace.role, name, state, began));
+        report(progress(namespace.role, name, ProgressState::Updated, began));
         Ok(())
     }
 
     fn attach(&mut self, name: &str, device: &str, port: PortId, built: &mut Built) -> Result<()> {
         fault::step("device")?;
-        let ns = self.open(name)?;
-        let mut spec = TunSpec::new(device, self.options.queues);
-        spec.offloads = self.options.offloads;
-        let tun = ns.run(|| Tun::attach(&spec))??;
-        built.queues.push((port, tun.into_queues()));
+        let options = self.options;
+        let queues = self.open(name)?.run(|| options.attach(device))??;
+        built.queues.push((port, queues));
         built.attached.push(port);
         self.attached.insert(port, (name.to_owned(), device.to_owned()));
         Ok(())
@@ -324,14 +363,25 @@ impl Site {
 
     fn remove(&mut self, name: &str, built: &mut Built) -> Result<()> {
         fault::step("remove")?;
-        let ports: Vec<PortId> =
-            self.attached.iter().filter(|(_, (owner, _))| owner == name).map(|(port, _)| *port).collect();
-        for port in ports {
-            self.attached.remove(&port);
-            built.detached.push(port);
+        self.remove_all(&[name], built)
+    }
+
+    /// Removes namespaces, many at a time. What can't be removed does not keep the rest.
+    fn remove_all(&mut self, names: &[&str], built: &mut Built) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
         }
-        self.namespaces.remove(name);
-        sweep::remove_namespace(&self.name(name)?).map(|_| ())
+        let gone: HashSet<&str> = names.iter().copied().collect();
+        self.attached.retain(|port, (owner, _)| {
+            let goes = gone.contains(owner.as_str());
+            if goes {
+                built.detached.push(*port);
+            }
+            !goes
+        });
+        self.namespaces.retain(|name, _| !gone.contains(name.as_str()));
+        let ids = names.iter().map(|name| self.name(name)).collect::<Result<Vec<_>>>()?;
+        sweep::remove_each(&ids).map(|_| ())
     }
 
     /// Removes every namespace of the lab with its processes, those that no blueprint names too.
@@ -363,7 +413,7 @@ impl Site {
     }
 }
 
-fn progress(role: Role, name: &str, state: ProgressState, began: Instant) -> Progress {
+pub(super) fn progress(role: Role, name: &str, state: ProgressState, began: Instant) -> Progress {
     Progress {
         object: format!("{} {name}", role.word()),
         state,

@@ -19,8 +19,8 @@ pub(super) struct Input {
     pub file: TopologyFile,
     /// What it says.
     pub topology: Arc<Topology>,
-    /// What is worth saying about it.
-    pub warnings: Vec<Diagnostic>,
+    /// What is worth saying about the file itself.
+    warnings: Vec<vnet_config::Diagnostic>,
     /// Only its own changes are made, as Azure takes them.
     pub as_azure: bool,
     /// Where each value stands in the text.
@@ -40,22 +40,33 @@ impl Input {
         });
         let attachments =
             Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
-        let wire = |list: Vec<vnet_config::Diagnostic>| list.into_iter().map(diagnostic).collect::<Vec<_>>();
         match vnet_config::load_with(&file.text, &file.origin, &attachments) {
-            Ok(loaded) => {
-                let mut found = Diagnostics { list: vnet_analysis::lint::lint_file(&loaded), left_out: 0 };
-                found.list.extend(loaded.warnings);
-                found.sort_and_cap();
-                Ok(Input {
-                    file: file.clone(),
-                    topology: Arc::new(loaded.topology),
-                    warnings: wire(found.list),
-                    as_azure: request.as_azure,
-                    source: Arc::new(loaded.source),
-                })
-            }
+            Ok(loaded) => Ok(Input {
+                file: file.clone(),
+                topology: Arc::new(loaded.topology),
+                warnings: loaded.warnings,
+                as_azure: request.as_azure,
+                source: Arc::new(loaded.source),
+            }),
             Err(refused) => Err(wire(refused.list)),
         }
+    }
+
+    /// What is worth saying about the file and the design in it.
+    pub(super) fn findings(&self) -> Vec<Diagnostic> {
+        self.with_warnings(vnet_analysis::lint::place(&self.topology, &self.source))
+    }
+
+    /// The same as far as an apply has the time for it.
+    pub(super) fn findings_quickly(&self) -> Vec<Diagnostic> {
+        self.with_warnings(vnet_analysis::lint::lint_quickly(&self.topology, &self.source))
+    }
+
+    fn with_warnings(&self, lints: Vec<vnet_config::Diagnostic>) -> Vec<Diagnostic> {
+        let mut found = Diagnostics { list: lints, left_out: 0 };
+        found.list.extend(self.warnings.iter().cloned());
+        found.sort_and_cap();
+        wire(found.list)
     }
 
     /// What changes the state to this file.
@@ -71,6 +82,10 @@ impl Input {
         }
         self.source.findings(state.refusals(&self.topology)).list.into_iter().map(diagnostic).collect()
     }
+}
+
+fn wire(list: Vec<vnet_config::Diagnostic>) -> Vec<Diagnostic> {
+    list.into_iter().map(diagnostic).collect()
 }
 
 /// Files of a machine, as they are seen inside.

@@ -19,10 +19,9 @@ use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
 use super::keys::{self, Keys};
 use super::live::owner_name;
-use super::programs::{Begun, Programs};
+use super::programs::{Begun, Furniture, Programs};
 use super::store::{self, Accepted};
 use super::{Failure, Options, fault};
-use crate::host::backing::Backing;
 use crate::host::error::HostError;
 use crate::host::netns::Netns;
 use crate::host::state_dir::StateDir;
@@ -71,7 +70,7 @@ pub(super) struct Machine {
     /// Its namespace.
     pub ns: Arc<Netns>,
     /// What it sees of its own.
-    pub backing: Backing,
+    pub backing: Arc<Furniture>,
     /// Where its commands write to.
     pub log: PathBuf,
 }
@@ -103,7 +102,7 @@ pub(super) struct Applied {
 struct Wanted {
     input: Input,
     state: State,
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     blueprint: Blueprint,
     keys: Keys,
     setups: Vec<TunnelSetup>,
@@ -256,7 +255,7 @@ impl Lab {
             return Err(Failure::RefusedByAzure(refused));
         }
         let effects = state.step(input.event(), monotonic());
-        let snapshot = vnet_fabric::compile::compile(&input.topology, &state);
+        let snapshot = state.snapshot();
         let blueprint = Blueprint::new(&input.topology, &snapshot);
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
@@ -331,7 +330,7 @@ impl Lab {
     }
 
     /// Makes a snapshot and all that can be asked of the lab visible.
-    fn publish(&self, control: &Control, snapshot: Snapshot) {
+    fn publish(&self, control: &Control, snapshot: Arc<Snapshot>) {
         let mut owners = self.owners();
         for port in snapshot.ports() {
             owners.entry(port.id).or_insert_with(|| owner_name(&snapshot, port.id));
@@ -341,10 +340,10 @@ impl Lab {
             // From here on every packet comes to the workers, which decide it by the new policy or are about to take it.
             kernel.publish(snapshot.epoch() as u32);
         }
-        self.shared.snapshot.store(Arc::new(snapshot));
+        self.shared.snapshot.store(snapshot);
         let machines = control.blueprint.namespaces.iter().filter_map(|(name, namespace)| {
             let ns = control.site.namespace(name).filter(|_| namespace.role.is_machine())?;
-            let backing = control.programs.backing(name)?.clone();
+            let backing = Arc::clone(control.programs.backing(name)?);
             let log = control.dir.as_ref()?.log(name);
             Some((name.clone(), Machine { ns: Arc::clone(ns), backing, log }))
         });
@@ -433,7 +432,7 @@ impl Lab {
         if state.step(event, monotonic()).is_empty() {
             return Ok(false);
         }
-        let snapshot = vnet_fabric::compile::compile(&control.topology, &state);
+        let snapshot = state.snapshot();
         // What tunnels accept may follow the ranges; namespaces and devices never do.
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
@@ -471,7 +470,7 @@ impl Lab {
         tracing::info!(lab = %self.name, tunnel = %name, ?status, "tunnel");
         let effects = control.state.step(event, monotonic());
         if effects.iter().any(|effect| matches!(effect, Effect::Recompile(_))) {
-            let snapshot = vnet_fabric::compile::compile(&control.topology, &control.state);
+            let snapshot = control.state.snapshot();
             self.publish(&control, snapshot);
         }
     }

@@ -4,6 +4,7 @@ mod backend;
 mod blueprint;
 mod build;
 mod evidence;
+mod factory;
 mod fault;
 mod input;
 mod keys;

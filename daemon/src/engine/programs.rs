@@ -4,8 +4,8 @@
 //! does not run again what is to run once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use vnet_config::model::{Restart, RunCommand, Topology};
 use super::blueprint::Blueprint;
 use super::build::Site;
 use super::input;
-use crate::host::backing::Backing;
+use crate::host::backing::{Backing, MachineFile};
 use crate::host::error::HostError;
 use crate::host::exec::{self, Launcher};
 use crate::host::netns::Netns;
@@ -31,8 +31,39 @@ const VERSION: u32 = 1;
 /// The programs of a lab's machines.
 #[derive(Debug, Default)]
 pub(super) struct Programs {
-    backings: BTreeMap<String, Backing>,
+    backings: BTreeMap<String, Arc<Furniture>>,
     runners: BTreeMap<String, Runner>,
+}
+
+/// What a machine's programs find as its own. Folders and files are made when the first program needs them, since most machines
+/// of a large lab never run one.
+#[derive(Debug)]
+pub(super) struct Furniture {
+    root: PathBuf,
+    hostname: String,
+    files: Vec<MachineFile>,
+    made: Mutex<Option<Backing>>,
+}
+
+impl Furniture {
+    /// Makes it, unless that has been done.
+    ///
+    /// # Errors
+    /// As [`Backing::prepare`].
+    pub(super) fn backing(&self) -> Result<Backing, HostError> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(backing) = &*made {
+            return Ok(backing.clone());
+        }
+        let name = &self.hostname;
+        let hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {name}\n");
+        let backing = Backing::prepare(&self.root, name, &hosts, RESOLV_CONF, &self.files)?;
+        Ok(made.insert(backing).clone())
+    }
+
+    fn is_for(&self, root: &Path, files: &[MachineFile]) -> bool {
+        self.root == root && self.files == files
+    }
 }
 
 /// What became of a command.
@@ -51,7 +82,8 @@ fn record_name(machine: &str) -> String {
 }
 
 impl Programs {
-    /// Writes what the machines see of their own: host name, hosts, and the files that the topology gives them.
+    /// Says what the machines see of their own: host name, hosts, and the files that the topology gives them. Files of the
+    /// topology, and what programs may see already, are written at once.
     pub(super) fn prepare(
         &mut self,
         dir: &StateDir,
@@ -60,17 +92,27 @@ impl Programs {
     ) -> Result<(), HostError> {
         let mut backings = BTreeMap::new();
         for (name, _) in blueprint.namespaces.iter().filter(|(_, namespace)| namespace.role.is_machine()) {
-            let hosts = format!("127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 {name}\n");
-            let files = input::machine_files(topology, name);
-            let backing = Backing::prepare(&dir.machine(name), name, &hosts, RESOLV_CONF, &files)?;
-            backings.insert(name.clone(), backing);
+            let (root, files) = (dir.machine(name), input::machine_files(topology, name));
+            // One that differs is forgotten first: a change that fails is taken back by writing the former files again.
+            let furniture = match self.backings.remove(name) {
+                Some(known) if known.is_for(&root, &files) => known,
+                _ => {
+                    let at_once = !files.is_empty() || root.exists();
+                    let new = Furniture { root, hostname: name.clone(), files, made: Mutex::default() };
+                    if at_once {
+                        new.backing()?;
+                    }
+                    Arc::new(new)
+                }
+            };
+            backings.insert(name.clone(), furniture);
         }
         self.backings = backings;
         Ok(())
     }
 
     /// What a machine sees of its own.
-    pub(super) fn backing(&self, machine: &str) -> Option<&Backing> {
+    pub(super) fn backing(&self, machine: &str) -> Option<&Arc<Furniture>> {
         self.backings.get(machine)
     }
 
@@ -107,7 +149,9 @@ impl Programs {
                 end_unlisted(dir, name, &machine.run);
             }
             let (Some(ns), Some(backing)) = (site.namespace(name), self.backings.get(name)) else { continue };
-            match Runner::start(ns, backing, name, dir, &machine.run) {
+            let started =
+                backing.backing().and_then(|backing| Runner::start(ns, backing, name, dir, &machine.run));
+            match started {
                 Ok(runner) => {
                     self.runners.insert(name.clone(), runner);
                 }
@@ -187,7 +231,7 @@ struct Runner {
 impl Runner {
     fn start(
         ns: &Netns,
-        backing: &Backing,
+        backing: Backing,
         name: &str,
         dir: &Arc<StateDir>,
         commands: &[RunCommand],
@@ -196,7 +240,7 @@ impl Runner {
         let (unsettled, settled) = mpsc::channel();
         let mut sequence = Sequence {
             ns: ns.try_clone()?,
-            backing: backing.clone(),
+            backing,
             name: name.to_owned(),
             log: dir.log(name),
             fates: load(dir, name),

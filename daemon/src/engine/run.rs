@@ -99,9 +99,13 @@ fn launch(
 ) -> Result<exec::Child, ExecFailure> {
     let mut env = request.environment;
     env.insert("HOSTNAME".to_owned(), name.to_owned());
+    let backing = machine
+        .backing
+        .backing()
+        .map_err(|error| ExecFailure { code: EXIT_OWN_FAILURE, message: error.to_string() })?;
     let spec = ExecSpec {
         ns: &machine.ns,
-        backing: &machine.backing,
+        backing: &backing,
         hostname: name,
         argv: request.command,
         env,

@@ -15,6 +15,19 @@ use super::netns::Netns;
 /// Netlink messages start at multiples of four bytes.
 const ALIGNMENT: usize = 4;
 
+/// Requests that are sent at once: their answers fit into a socket's buffer of any size.
+const BATCH_MAX: usize = 64;
+
+/// One request of a batch.
+pub(crate) struct Request {
+    pub(crate) action: &'static str,
+    pub(crate) object: String,
+    pub(crate) message: RouteNetlinkMessage,
+    pub(crate) flags: u16,
+    /// Whether what follows is as well off without it.
+    pub(crate) may_fail: bool,
+}
+
 /// A socket to the routing part of one namespace's kernel.
 pub struct Netlink {
     socket: Socket,
@@ -82,21 +95,61 @@ impl Netlink {
         self.receive(action, object)
     }
 
+    /// Sends several requests at once, which the kernel carries out in their order, and waits for its word on each.
+    ///
+    /// # Errors
+    /// The first that the kernel refused, but for those that it may refuse; the others have been carried out.
+    pub(crate) fn batch(&mut self, requests: Vec<Request>) -> Result<()> {
+        let mut rest = requests.into_iter().peekable();
+        let mut failure = None;
+        while rest.peek().is_some() {
+            let mut bytes = Vec::new();
+            let mut sent = Vec::new();
+            for request in rest.by_ref().take(BATCH_MAX) {
+                bytes.extend(self.message(request.message, NLM_F_REQUEST | NLM_F_ACK | request.flags));
+                sent.push((self.sequence, request.action, request.object, request.may_fail));
+            }
+            self.socket.send(&bytes, 0).on("send netlink requests to", "the kernel")?;
+            for (sequence, action, object, may_fail) in sent {
+                match self.receive_for(sequence, action, &object) {
+                    Err(error) if !may_fail => failure = failure.or(Some(error)),
+                    _ => {}
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
     fn send(&mut self, action: &'static str, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        let bytes = self.message(message, flags);
+        self.socket.send(&bytes, 0).on("send a netlink request to", action)?;
+        Ok(())
+    }
+
+    /// The bytes of a message with the next number.
+    fn message(&mut self, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
         message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
+        let mut bytes = vec![0; message.buffer_len().next_multiple_of(ALIGNMENT)];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).on("send a netlink request to", action)?;
-        Ok(())
+        bytes
     }
 
     /// Collects answers until the acknowledgement or the end of the dump.
     fn receive(&mut self, action: &'static str, object: &str) -> Result<Vec<RouteNetlinkMessage>> {
+        self.receive_for(self.sequence, action, object)
+    }
+
+    fn receive_for(
+        &mut self,
+        sequence: u32,
+        action: &'static str,
+        object: &str,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
         loop {
             let (bytes, _) = self.socket.recv_from_full().on("read the netlink answer to", action)?;
@@ -106,7 +159,7 @@ impl Netlink {
                     .map_err(|error| HostError::Protocol { action, detail: error.to_string() })?;
                 let length = (message.header.length as usize).next_multiple_of(ALIGNMENT);
                 rest = rest.get(length.max(ALIGNMENT)..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
+                if message.header.sequence_number != sequence {
                     continue;
                 }
                 match message.payload {

@@ -75,12 +75,12 @@ pub fn remove_strays(lab: &str, keep: &BTreeSet<String>) -> Result<Swept> {
     remove(&names)
 }
 
-/// Removes one namespace with its processes.
+/// Removes these namespaces with their processes.
 ///
 /// # Errors
 /// As [`remove_namespaces`].
-pub fn remove_namespace(name: &NetnsName) -> Result<Swept> {
-    remove(std::slice::from_ref(name))
+pub fn remove_each(names: &[NetnsName]) -> Result<Swept> {
+    remove(names)
 }
 
 /// Removes everything of a lab, its state too. The lab has to be held: `state` is its lock.

@@ -50,7 +50,7 @@ pub fn compile(topology: &Topology, state: &State) -> Snapshot {
 pub fn converge(topology: &Topology) -> (State, Snapshot) {
     let mut state = State::default();
     state.step(crate::control::Event::Apply(Arc::new(topology.clone())), vnet_dataplane::Nanos::ZERO);
-    let snapshot = compile(topology, &state);
+    let snapshot = state.take_snapshot();
     (state, snapshot)
 }
 

@@ -21,7 +21,7 @@ pub use peering::{PeeringState, PeeringStatus, PeeringSyncLevel};
 use peering::Manner;
 
 use crate::compile;
-use crate::snapshot::TunnelStatus;
+use crate::snapshot::{Snapshot, TunnelStatus};
 
 /// Version of the serialised form.
 const STATE_VERSION: u32 = 1;
@@ -47,6 +47,9 @@ pub struct State {
     /// The accepted file. It is stored apart, and given again by an apply after a restart.
     #[serde(skip)]
     topology: Option<Arc<Topology>>,
+    /// What the last event that changed anything has come to.
+    #[serde(skip)]
+    compiled: Option<Arc<Snapshot>>,
 }
 
 impl Default for State {
@@ -60,6 +63,7 @@ impl Default for State {
             tunnels: BTreeMap::new(),
             learned: BTreeMap::new(),
             topology: None,
+            compiled: None,
         }
     }
 }
@@ -288,14 +292,29 @@ impl State {
         vec![synced, self.recompile(ChangedLayer::Peerings)]
     }
 
-    /// Opens a new epoch, with a handle for every name that its snapshot will use.
+    /// What is in force, compiled: as the last event left it. Without a file it is empty.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        match (&self.compiled, &self.topology) {
+            (Some(compiled), _) if compiled.epoch() == self.epoch => Arc::clone(compiled),
+            (_, Some(topology)) => Arc::new(compile::compile(topology, self)),
+            (_, None) => Arc::default(),
+        }
+    }
+
+    /// Opens a new epoch, with a handle for every name that its snapshot uses.
     fn recompile(&mut self, layer: ChangedLayer) -> Effect {
         self.epoch += 1;
         if let Some(topology) = self.topology.clone() {
             let mut ids = std::mem::take(&mut self.ids);
-            compile::compile_with(&topology, self, &mut ids);
+            self.compiled = Some(Arc::new(compile::compile_with(&topology, self, &mut ids)));
             self.ids = ids;
         }
         Effect::Recompile(vec![layer])
+    }
+
+    /// Gives the compiled snapshot away.
+    pub(crate) fn take_snapshot(&mut self) -> Snapshot {
+        let compiled = self.compiled.take().and_then(Arc::into_inner);
+        compiled.unwrap_or_else(|| Arc::into_inner(self.snapshot()).unwrap_or_default())
     }
 }
