@@ -11,4 +11,5 @@ pub mod io;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+pub mod offload;
 pub mod worker;

@@ -22,6 +22,9 @@ pub const NETNS_DIR: &str = "/run/netns";
 /// What every namespace of a lab begins with.
 pub const PREFIX: &str = "vnet.";
 
+/// The namespace in which the cables of a lab's offload meet, beside those of its machines: `vnet.LAB.fabric`.
+pub const FABRIC: &str = "fabric";
+
 /// `NSFS_MAGIC` of linux/magic.h: tells a mounted namespace from the plain file that a crash left.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// Replays in the kernel the flows that the daemon has approved. Three programs, one for each place that such a packet
+// passes: the egress of the sender's NIC, the fabric's end of the sender's cable, the receiver's end of the receiver's.
+// Whatever is not exactly a packet of an approved flow goes on to the NIC's queue, where the daemon reads it.
+//
+// daemon/src/offload/layout.rs has the same layout of the maps, daemon/src/offload/equipment.rs the same numbering of
+// interfaces. Needs Linux 5.12 (atomics that fetch).
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+// The forms in which the loader reads a map's description off the types.
+#define UINT(name, value) int(*name)[value]
+#define TYPE(name, type) type *name
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NET16(x) ((__be16)__builtin_bswap16(x))
+#else
+#define NET16(x) ((__be16)(x))
+#endif
+#define HOST16(x) ((__u16)NET16(x))
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const change_head)(struct __sk_buff *skb, __u32 bytes, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
+static long (*const redirect)(__u32 interface, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*const redirect_peer)(__u32 interface, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
+static __u64 (*const coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+
+#define WAYS 8
+#define BUCKETS 8192
+#define KEY_WORDS 6
+// A device's cable has the device's number and this.
+#define CABLE_OFFSET 0x10000
+// Marks packets of nic_egress on the cable: a number that no socket can give a packet.
+#define APPROVED 0x766e
+
+struct slot {
+	// {NIC, protocol, version}, ports, source, destination; addresses and ports as in the packet.
+	__u64 key[KEY_WORDS];
+	// Interface of the fabric's end of the receiver's cable.
+	__u32 target;
+	__u32 ttl_decrement;
+	__u64 packets;
+	__u64 bytes;
+	__u64 last_seen_ns;
+};
+
+struct bucket {
+	// Epoch and hash; 0 where the slot is not in use. One comparison tells whether a slot counts and may be the flow's.
+	__u64 tag[WAYS];
+	struct slot slot[WAYS];
+};
+
+struct control {
+	__u32 epoch;
+	__u32 mask;
+	__u64 seed;
+};
+
+struct {
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	UINT(map_flags, BPF_F_MMAPABLE);
+	UINT(max_entries, 1);
+	TYPE(key, __u32);
+	TYPE(value, struct control);
+} control SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	UINT(map_flags, BPF_F_MMAPABLE);
+	UINT(max_entries, BUCKETS);
+	TYPE(key, __u32);
+	TYPE(value, struct bucket);
+} buckets SEC(".maps");
+
+// Stands where Ethernet's header would on the cables.
+struct cable_header {
+	__u32 target;
+	__u32 unused[2];
+	__be16 protocol;
+} __attribute__((packed));
+
+struct packet {
+	__u64 key[KEY_WORDS];
+	__u32 header_bytes;
+	__u32 ttl;
+};
+
+INLINE int parse_transport(void *start, void *end, __u8 protocol, struct packet *packet)
+{
+	if (protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = start;
+
+		// A segment of an established connection that changes nothing of its state.
+		if ((void *)(tcp + 1) > end || tcp->syn || tcp->fin || tcp->rst || !tcp->ack || tcp->doff < 5)
+			return 0;
+		packet->header_bytes += tcp->doff * 4;
+	} else if (protocol == IPPROTO_UDP) {
+		if (start + sizeof(struct udphdr) > end)
+			return 0;
+		packet->header_bytes += sizeof(struct udphdr);
+	} else {
+		return 0;
+	}
+	packet->key[1] = *(__u32 *)start;
+	return 1;
+}
+
+INLINE int parse(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u64 nic = (__u64)skb->tc_classid << 32;
+
+	if (skb->protocol == NET16(ETH_P_IP)) {
+		struct iphdr *ip = data;
+
+		// Without options, not a fragment, and as long as it says.
+		if ((void *)(ip + 1) > end || *(__u8 *)data != 0x45 || (ip->frag_off & NET16(0x3fff)) ||
+		    HOST16(ip->tot_len) != skb->len)
+			return 0;
+		packet->key[0] = nic | ip->protocol << 8 | 4;
+		packet->key[2] = ip->saddr;
+		packet->key[3] = 0;
+		packet->key[4] = ip->daddr;
+		packet->key[5] = 0;
+		packet->ttl = ip->ttl;
+		packet->header_bytes = sizeof(*ip);
+		return parse_transport(ip + 1, end, ip->protocol, packet);
+	}
+	if (skb->protocol == NET16(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = data;
+		__u64 *addresses = data + 8;
+
+		if ((void *)(ip + 1) > end || ip->version != 6 || HOST16(ip->payload_len) + sizeof(*ip) != skb->len)
+			return 0;
+		packet->key[0] = nic | ip->nexthdr << 8 | 6;
+		packet->key[2] = addresses[0];
+		packet->key[3] = addresses[1];
+		packet->key[4] = addresses[2];
+		packet->key[5] = addresses[3];
+		packet->ttl = ip->hop_limit;
+		packet->header_bytes = sizeof(*ip);
+		return parse_transport(ip + 1, end, ip->nexthdr, packet);
+	}
+	return 0;
+}
+
+INLINE int matches(const struct slot *slot, const struct packet *packet)
+{
+	__u64 difference = 0;
+
+#pragma unroll
+	for (int i = 0; i < KEY_WORDS; i++)
+		difference |= slot->key[i] ^ packet->key[i];
+	return !difference;
+}
+
+INLINE struct slot *find(const struct packet *packet)
+{
+	__u32 zero = 0;
+	struct control *in_force = map_lookup(&control, &zero);
+
+	if (!in_force)
+		return (void *)0;
+	__u64 hash = in_force->seed;
+
+#pragma unroll
+	for (int i = 0; i < KEY_WORDS; i++) {
+		hash = (hash ^ packet->key[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 32;
+	}
+	__u32 index = hash >> 32 & in_force->mask;
+	__u64 tag = (__u64)in_force->epoch << 32 | (__u32)hash;
+	struct bucket *bucket = map_lookup(&buckets, &index);
+
+	if (!bucket)
+		return (void *)0;
+#pragma unroll
+	for (int way = 0; way < WAYS; way++)
+		if (*(volatile __u64 *)&bucket->tag[way] == tag && matches(&bucket->slot[way], packet))
+			return &bucket->slot[way];
+	return (void *)0;
+}
+
+INLINE void lower_ttl(void *data, void *end, __be16 protocol, __u8 by)
+{
+	if (protocol == NET16(ETH_P_IP)) {
+		struct iphdr *ip = data;
+
+		if ((void *)(ip + 1) > end)
+			return;
+		// RFC 1624: what the header's sum loses, its checksum gains.
+		__u32 check = ip->check + (__u32)NET16(by << 8);
+
+		ip->check = check + (check >= 0xffff);
+		ip->ttl -= by;
+	} else {
+		struct ipv6hdr *ip = data;
+
+		if ((void *)(ip + 1) <= end)
+			ip->hop_limit -= by;
+	}
+}
+
+// Egress of a NIC; its class is the NIC's number.
+SEC("classifier")
+int nic_egress(struct __sk_buff *skb)
+{
+	struct packet packet;
+
+	if (!parse(skb, &packet))
+		return TC_ACT_OK;
+	struct slot *slot = find(&packet);
+
+	if (!slot)
+		return TC_ACT_OK;
+	__u32 bytes = skb->len, count = 1, segment = skb->gso_size, lower = slot->ttl_decrement;
+	__u32 cable = skb->ifindex + CABLE_OFFSET;
+	__be16 protocol = skb->protocol;
+
+	if (lower && packet.ttl <= lower)
+		return TC_ACT_OK;
+	if (segment) {
+		count = (bytes - packet.header_bytes + segment - 1) / segment;
+		if (count)
+			bytes += (count - 1) * packet.header_bytes;
+		else
+			count = 1;
+	}
+	if (change_head(skb, sizeof(struct cable_header), 0))
+		return TC_ACT_OK;
+	struct cable_header *header = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if ((void *)(header + 1) > end)
+		return TC_ACT_SHOT;
+	// A fetch is a full barrier: the target is read after the tag that vouches for it.
+	__u64 before = __sync_fetch_and_add(&slot->packets, count);
+
+	asm volatile("" : : "r"(before) : "memory");
+	__sync_fetch_and_add(&slot->bytes, bytes);
+	slot->last_seen_ns = coarse_ns();
+	header->target = slot->target;
+	header->protocol = protocol;
+	if (lower)
+		lower_ttl(header + 1, end, protocol, lower);
+	skb->tc_index = APPROVED;
+	return redirect(cable, 0);
+}
+
+// Ingress of the fabric's end of a cable.
+SEC("classifier")
+int fabric_ingress(struct __sk_buff *skb)
+{
+	struct cable_header *header = (void *)(long)skb->data;
+
+	if (skb->tc_index != APPROVED || (void *)(header + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	return redirect_peer(header->target, 0);
+}
+
+// Ingress of a machine's end of a cable: on to the NIC that it belongs to.
+SEC("classifier")
+int nic_ingress(struct __sk_buff *skb)
+{
+	return redirect(skb->ifindex - CABLE_OFFSET, BPF_F_INGRESS);
+}
+
+char licence[] SEC("license") = "Dual MIT/GPL";
