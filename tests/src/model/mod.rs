@@ -14,6 +14,7 @@ pub mod network;
 pub mod nsg;
 pub mod peering;
 pub mod routes;
+pub mod session;
 pub mod site;
 pub mod subject;
 pub mod walk;

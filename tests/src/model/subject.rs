@@ -9,7 +9,8 @@ use super::lab::usable;
 use super::nsg::{Direction, Place};
 use super::peering::{Machine, State};
 use super::routes::{Hop, Source};
-use super::walk::{Ending, Endpoint, Function, Packet, Way, walk, walk_back};
+use super::session::{Function, Session};
+use super::walk::{Ending, Endpoint, Packet, Way, walk, walk_back};
 use super::{Lab, Row, firewall, gateway, nsg, routes};
 use crate::golden::{Capacity, FlowCheck, Request, Resize, SessionCheck, Verdict, patched};
 use crate::subject::{Line, Outcome, Probe, Subject};
@@ -296,30 +297,21 @@ impl Subject for Lab {
         };
         // A changed group judges new flows only, unless it flushes connections; a changed firewall ends the
         // sessions that it would now deny.
-        let outlives = |vm: &str, index: usize, direction: Direction| {
-            let nic = &changed.virtual_machines[vm].nics[index];
-            let (vnet, subnet) = nic.place();
-            nsg::order(&changed, nic, direction).all(|group| {
-                let flushes = changed.network_security_groups[group].flush_connection;
-                let place = Place { vnet, subnet, has_user_routes: true };
-                !flushes || nsg::judge(&changed, group, place, direction, &packet).allowed
-            })
+        let outlives = |session: &&Session| match &session.function {
+            Function::Nsg(vm, index, direction) => {
+                let nic = &changed.virtual_machines[vm].nics[*index];
+                let (vnet, subnet) = nic.place();
+                nsg::order(&changed, nic, *direction).all(|group| {
+                    let flushes = changed.network_security_groups[group].flush_connection;
+                    let place = Place { vnet, subnet, has_user_routes: true };
+                    let first = packet.with(session.first);
+                    !flushes || nsg::judge(&changed, group, place, *direction, &first).allowed
+                })
+            }
+            Function::Firewall(name) => firewall::judge(&changed, name, &packet.with(session.first)).allowed,
+            Function::Edge(..) | Function::Ports(..) => true,
         };
-        let kept: Vec<Function> = first
-            .sessions
-            .iter()
-            .cloned()
-            .filter_map(|function| match function {
-                // A session lets answers pass; a later packet of its own direction passes as its answer's answer.
-                Function::Nsg(vm, index, direction) => {
-                    outlives(&vm, index, direction).then(|| Function::Nsg(vm, index, direction.opposite()))
-                }
-                Function::Ports(by) => Some(Function::Ports(by)),
-                Function::Firewall(name) => {
-                    firewall::judge(&changed, &name, &packet).allowed.then_some(Function::Firewall(name))
-                }
-            })
-            .collect();
+        let kept: Vec<Session> = first.sessions.iter().filter(outlives).cloned().collect();
         let later = walk(&changed, &from, Packet { opens: false, ..packet }, &kept);
         let again = walk(&changed, &from, packet, &[]);
         let verdict = |way: &Way| if reason(way).is_none() { Verdict::Allow } else { Verdict::Deny };

@@ -4,16 +4,23 @@ use std::net::IpAddr;
 
 use vnet_dataplane::{Protocol, Reason};
 
-use super::egress::{self, Translation};
+use super::egress;
 use super::gateway::{self, FarEnd};
 use super::lab::{Lab, Nic};
 use super::nsg::{Direction, Place};
 use super::peering::Sender;
 use super::routes::{Hop, Row, Source};
+use super::session::{Function, Session, Side, Tuple, find};
 use super::{firewall, nsg, peering, routes};
 
 /// At most this many forwarders; whoever passes more runs in a circle.
 pub const HOPS_MAX: usize = 64;
+
+/// At most this many ways are told of one packet, where hashes choose again and again.
+pub const WAYS_MAX: usize = 256;
+
+/// Ports that translations give out begin here; each has its own.
+const FIRST_PORT: usize = 10_000;
 
 /// What of a packet rules look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +51,18 @@ impl Packet {
             opens: self.protocol == Protocol::UDP,
             ..self
         }
+    }
+
+    /// What sessions know it by.
+    pub fn tuple(self) -> Tuple {
+        let Packet { source, source_port, destination, destination_port, .. } = self;
+        Tuple { source, source_port, destination, destination_port }
+    }
+
+    /// The same packet with other addresses and ports.
+    pub fn with(self, tuple: Tuple) -> Packet {
+        let Tuple { source, source_port, destination, destination_port } = tuple;
+        Packet { source, source_port, destination, destination_port, ..self }
     }
 }
 
@@ -81,17 +100,6 @@ pub enum Ending {
     Drop(Reason),
 }
 
-/// A stateful function that let a packet pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Function {
-    /// The groups at a NIC, for a flow that passed them in this direction: its answers pass in the other one.
-    Nsg(String, usize, Direction),
-    /// A firewall.
-    Firewall(String),
-    /// A translation by ports for this sender.
-    Ports(Endpoint),
-}
-
 /// A packet's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
@@ -101,34 +109,20 @@ pub struct Way {
     pub via: Vec<String>,
     /// What traceroute shows of them: an address, or `*`.
     pub hops: Vec<String>,
-    /// Who remembers it now.
-    pub sessions: Vec<Function>,
+    /// What is remembered of it now.
+    pub sessions: Vec<Session>,
     /// The NSG or firewall rule that judged last.
     pub rule: Option<String>,
     /// The packet as it ended, addresses translated.
     pub last: Packet,
-    /// Translations on the way; answers are translated back.
-    pub translations: Vec<Translation>,
     /// It reached the internet's edge.
     pub outside: bool,
 }
 
-/// What earlier packets of the flow left behind.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Known<'a> {
-    /// Who remembers it.
-    pub sessions: &'a [Function],
-    /// Translations that answers undo.
-    pub translations: &'a [Translation],
-    /// The packet answers the flow.
-    pub is_answer: bool,
-}
-
-/// The way of a packet that an endpoint sends; `sessions` are those of an earlier packet of the other
-/// direction. Where a hash chooses among next hops, the first one.
-pub fn walk(lab: &Lab, from: &Endpoint, packet: Packet, sessions: &[Function]) -> Way {
-    let known = Known { sessions, ..Known::default() };
-    walks(lab, from, packet, known).swap_remove(0)
+/// The way of a packet that an endpoint sends; `sessions` are what earlier packets left behind. Where a hash chooses
+/// among next hops, the first one.
+pub fn walk(lab: &Lab, from: &Endpoint, packet: Packet, sessions: &[Session]) -> Way {
+    walks(lab, from, packet, sessions).swap_remove(0)
 }
 
 /// The way of the answer, given the way of the question.
@@ -137,8 +131,9 @@ pub fn walk_back(lab: &Lab, forward: &Way) -> Option<Way> {
     Some(ways.swap_remove(0))
 }
 
-/// Every way that a packet may take: one for each choice of the hashes that spread flows over next hops.
-pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: Known<'_>) -> Vec<Way> {
+/// Every way that a packet may take, or [`WAYS_MAX`] of them: one for each choice of the hashes that spread flows over
+/// next hops.
+pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: &[Session]) -> Vec<Way> {
     let mut ways = Vec::new();
     let mut script = Vec::new();
     loop {
@@ -146,7 +141,7 @@ pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: Known<'_>) -> Ve
         let ending = walker.start(from);
         script = walker.next_script();
         ways.push(walker.end(ending));
-        if script.is_empty() {
+        if script.is_empty() || ways.len() == WAYS_MAX {
             return ways;
         }
     }
@@ -155,19 +150,18 @@ pub fn walks(lab: &Lab, from: &Endpoint, packet: Packet, known: Known<'_>) -> Ve
 /// Every way that the answer may take.
 pub fn walks_back(lab: &Lab, forward: &Way) -> Option<Vec<Way>> {
     let Ending::Deliver(endpoint) = &forward.ending else { return None };
-    let known = Known { sessions: &forward.sessions, translations: &forward.translations, is_answer: true };
-    Some(walks(lab, endpoint, forward.last.reply(), known))
+    Some(walks(lab, endpoint, forward.last.reply(), &forward.sessions))
 }
 
 struct Walker<'a> {
     lab: &'a Lab,
     packet: Packet,
-    known: Known<'a>,
+    /// What earlier packets of the flow left behind.
+    known: &'a [Session],
     via: Vec<String>,
     hops: Vec<String>,
-    sessions: Vec<Function>,
+    sessions: Vec<Session>,
     rule: Option<String>,
-    translations: Vec<Translation>,
     outside: bool,
     /// Which of how many next hops is taken at each choice; the rest takes the first.
     script: Vec<usize>,
@@ -176,7 +170,7 @@ struct Walker<'a> {
 
 /// Which of several next hops a flow takes.
 struct Choice {
-    flow: IpAddr,
+    flow: Tuple,
     among: Vec<IpAddr>,
     chosen: usize,
 }
@@ -184,7 +178,7 @@ struct Choice {
 type Step = Result<Endpoint, Reason>;
 
 impl<'a> Walker<'a> {
-    fn new(lab: &'a Lab, packet: Packet, known: Known<'a>, script: Vec<usize>) -> Self {
+    fn new(lab: &'a Lab, packet: Packet, known: &'a [Session], script: Vec<usize>) -> Self {
         Walker {
             lab,
             packet,
@@ -193,7 +187,6 @@ impl<'a> Walker<'a> {
             hops: Vec::new(),
             sessions: Vec::new(),
             rule: None,
-            translations: Vec::new(),
             outside: false,
             script,
             choices: Vec::new(),
@@ -205,13 +198,13 @@ impl<'a> Walker<'a> {
             Ok(endpoint) => Ending::Deliver(endpoint),
             Err(reason) => Ending::Drop(reason),
         };
-        let Walker { packet, via, hops, sessions, rule, translations, outside, .. } = self;
-        Way { ending, via, hops, sessions, rule, last: packet, translations, outside }
+        let Walker { packet, via, hops, sessions, rule, outside, .. } = self;
+        Way { ending, via, hops, sessions, rule, last: packet, outside }
     }
 
     /// One of several next hops. The hash is of the flow: among the same addresses it chooses the same again.
     fn choose(&mut self, among: &[IpAddr]) -> IpAddr {
-        let flow = self.packet.source;
+        let flow = self.packet.tuple();
         let before = self.choices.iter().find(|choice| choice.flow == flow && choice.among == among);
         if let Some(Choice { chosen, .. }) = before {
             return among[*chosen];
@@ -230,10 +223,39 @@ impl<'a> Walker<'a> {
         script
     }
 
-    /// The translation that makes this packet's destination, if a flow's answer comes back to it.
-    fn answered(&self, by: impl Fn(&Endpoint) -> bool) -> Option<&'a Translation> {
-        let destination = self.packet.destination;
-        self.known.translations.iter().find(|one| one.seen == destination && by(&one.by))
+    fn remembered(&self) -> impl Iterator<Item = &Session> {
+        self.known.iter().chain(&self.sessions)
+    }
+
+    /// The session that the packet belongs to.
+    fn find(&self, function: &Function) -> Option<(Side, Session)> {
+        find(self.remembered(), function, self.packet.tuple())
+    }
+
+    fn remember(&mut self, function: Function) {
+        let first = self.packet.tuple();
+        self.sessions.push(Session { function, first, reply: first.reversed() });
+    }
+
+    /// A new flow leaves with another source, and a port of its own where others have that address too.
+    fn translate(&mut self, function: Function, seen: IpAddr, by_ports: bool) {
+        let first = self.packet.tuple();
+        self.packet.source = seen;
+        if by_ports {
+            let given = FIRST_PORT + self.known.len() + self.sessions.len();
+            self.packet.source_port = u16::try_from(given).expect("a way gives out few ports");
+        }
+        let reply = self.packet.tuple().reversed();
+        self.sessions.push(Session { function, first, reply });
+    }
+
+    /// Leaves by a session: the other end knows the flow by this source.
+    fn pass_outward(&mut self, (side, session): (Side, Session)) {
+        let outer = match side {
+            Side::First => session.reply.reversed(),
+            Side::Reply => session.first.reversed(),
+        };
+        self.packet = self.packet.with(outer);
     }
 
     fn start(&mut self, from: &Endpoint) -> Step {
@@ -247,11 +269,7 @@ impl<'a> Walker<'a> {
             }
             Endpoint::SiteHost(site, _) => self.leave_site(site),
             Endpoint::InternetHost(_) => self.leave_internet(),
-            Endpoint::Firewall(name) => {
-                let name =
-                    self.lab.azure_firewalls.get_key_value(name.as_str()).expect("the firewall exists").0;
-                self.leave_firewall(name)
-            }
+            Endpoint::Firewall(name) => self.leave_firewall(self.firewall_named(name)),
         }
     }
 
@@ -289,7 +307,9 @@ impl<'a> Walker<'a> {
 
     /// The groups of a NIC and its subnet, in Azure's order; whoever has a session passes.
     fn groups(&mut self, vm: &str, index: usize, direction: Direction) -> Result<(), Reason> {
-        if self.remembers(&Function::Nsg(vm.to_owned(), index, direction.opposite())) {
+        let of = |began: Direction| Function::Nsg(vm.to_owned(), index, began);
+        let began = self.find(&of(direction)).is_some_and(|(side, _)| side == Side::First);
+        if began || self.find(&of(direction.opposite())).is_some_and(|(side, _)| side == Side::Reply) {
             return Ok(());
         }
         let machine = &self.lab.virtual_machines[vm];
@@ -311,7 +331,7 @@ impl<'a> Walker<'a> {
             }
         }
         if !(nic.disable_tcp_state_tracking && self.packet.protocol == Protocol::TCP) {
-            self.sessions.push(Function::Nsg(vm.to_owned(), index, direction));
+            self.remember(of(direction));
         }
         Ok(())
     }
@@ -363,53 +383,68 @@ impl<'a> Walker<'a> {
 
     /// The source address that the internet sees of what this sender sends.
     fn translate_out(&mut self, leaving: Leaving<'a>) -> Result<(), Reason> {
+        let (vnet, subnet) = leaving.place;
+        match leaving.nic {
+            Some((vm, index)) => self.machine_out(leaving.place, vm, index),
+            // What a gateway brings has a private source, and nobody to translate it.
+            None if leaving.is_gateway => Err(Reason::NoRoute),
+            None => self.firewall_out(vnet, subnet),
+        }
+    }
+
+    /// A flow that is known keeps its way: answers to who came by a public address leave by it.
+    fn machine_out(&mut self, place: (&str, &str), vm: &str, index: usize) -> Result<(), Reason> {
         let lab = self.lab;
+        let ports = |by: &str| Function::Ports(place.0.to_owned(), by.to_owned());
+        let gateway = lab.vnet(place.0).subnets[place.1].nat_gateway.as_deref();
+        let mut ways = vec![Function::Edge(vm.to_owned(), index)];
+        ways.extend(gateway.map(ports));
+        ways.push(ports(egress::DEFAULT_OUTBOUND_NAME));
+        if let Some(found) = ways.iter().find_map(|way| self.find(way)) {
+            self.pass_outward(found);
+            return Ok(());
+        }
+        let out = egress::machine(lab, place, vm, index, &self.packet)?;
+        // Ports are given to what opens a flow, if it can be told.
+        if out.by_ports && self.packet.protocol == Protocol::TCP && !self.packet.opens {
+            return Err(Reason::AsymmetricReturn);
+        }
+        self.translate(out.function, out.seen, out.by_ports);
+        Ok(())
+    }
+
+    /// A private source has no answer from the internet: it is the firewall's public one, or a NAT gateway translates it.
+    fn firewall_out(&mut self, vnet: &str, subnet: &str) -> Result<(), Reason> {
+        let lab = self.lab;
+        let (_, firewall) = lab.firewall_of(vnet).expect("only a firewall sends from its subnet");
         let source = self.packet.source;
-        let by = match leaving.nic {
-            Some((vm, index)) => {
-                let by = Endpoint::Nic(vm.to_owned(), index);
-                // An answer to who came by a public address leaves by it.
-                let inbound = |one: &&Translation| one.by == by && one.inbound == Some(source);
-                if let Some(inbound) = self.known.translations.iter().find(inbound) {
-                    self.packet.source = inbound.seen;
-                    return Ok(());
-                }
-                let (seen, by_ports) = egress::machine(lab, leaving.place, vm, index, &self.packet)?;
-                let function = Function::Ports(by.clone());
-                // Ports are given to what opens a flow, if it can be told.
-                let is_tcp = self.packet.protocol == Protocol::TCP;
-                if by_ports && is_tcp && !self.packet.opens && !self.known.sessions.contains(&function) {
-                    return Err(Reason::AsymmetricReturn);
-                }
-                self.sessions.extend(by_ports.then_some(function));
-                self.packet.source = seen;
-                by
-            }
-            None => {
-                let Some((name, _)) = lab.firewall_of(leaving.place.0).filter(|_| !leaving.is_gateway) else {
-                    return Ok(());
-                };
-                // A private source has no answer from the internet.
-                if self.answers_through(name) || !firewall::translates(lab, name, self.packet.destination) {
-                    return Err(Reason::NoRoute);
-                }
-                self.packet.source = egress::firewall(lab, name, &self.packet)?;
-                Endpoint::Firewall(name.to_owned())
-            }
+        if firewall.public.contains(&source) {
+            return Ok(());
+        }
+        let gateway = lab.vnet(vnet).subnets[subnet].nat_gateway.as_deref();
+        let Some(gateway) = gateway.filter(|_| firewall.instance == Some(source)) else {
+            return Err(Reason::NoRoute);
         };
-        self.translations.push(Translation { by, seen: self.packet.source, source, inbound: None });
+        let function = Function::Ports(vnet.to_owned(), gateway.to_owned());
+        if let Some(found) = self.find(&function) {
+            self.pass_outward(found);
+            return Ok(());
+        }
+        let seen = egress::of_nat_gateway(lab, gateway, &self.packet)?.ok_or(Reason::NoRoute)?;
+        self.translate(function, seen, true);
         Ok(())
     }
 
     /// A service sees the machine's own address, and answers to it.
     fn keep_address(&mut self, leaving: Leaving<'a>) -> Result<(), Reason> {
         let Some((vm, index)) = leaving.nic else { return Ok(()) };
-        let source = self.packet.source;
-        if !self.lab.virtual_machines[vm].nics[index].addresses.contains(&source) {
+        if !self.lab.virtual_machines[vm].nics[index].addresses.contains(&self.packet.source) {
             return Err(Reason::NoRoute);
         }
-        let by = Endpoint::Nic(vm.to_owned(), index);
-        self.translations.push(Translation { by, seen: source, source, inbound: None });
+        let function = Function::Edge(vm.to_owned(), index);
+        if self.find(&function).is_none() {
+            self.remember(function);
+        }
         Ok(())
     }
 
@@ -437,16 +472,14 @@ impl<'a> Walker<'a> {
         Err(Reason::NoListener)
     }
 
-    /// From the internet: an answer goes back to whoever translated the question; to a machine's public address
-    /// it is translated at the edge, judged by private addresses, and refused where no group says otherwise.
+    /// From the internet: an answer goes back to whoever asked; to a machine's public address a packet is translated at
+    /// the edge, judged by private addresses, and refused where no group says otherwise.
     fn leave_internet(&mut self) -> Step {
-        if let Some(translation) = self.answered(|_| true) {
-            self.packet.destination = translation.source;
-            return match &translation.by {
-                Endpoint::Nic(vm, index) => self.deliver_to(vm, *index),
-                Endpoint::Firewall(name) => self.through_firewall(name),
-                other => unreachable!("{} translates nothing", other.name()),
-            };
+        let tuple = self.packet.tuple();
+        let asked = |one: &&Session| one.reply == tuple && !matches!(one.function, Function::Nsg(..));
+        let asked = self.remembered().find(asked).cloned();
+        if let Some(session) = asked {
+            return self.answer(&session);
         }
         let public = self.packet.destination;
         for (vm, machine) in &self.lab.virtual_machines {
@@ -455,10 +488,12 @@ impl<'a> Walker<'a> {
                     continue;
                 }
                 let own = nic.addresses.iter().find(|address| address.is_ipv4() == public.is_ipv4());
-                let own = *own.ok_or(Reason::NoListener)?;
-                self.packet.destination = own;
-                let by = Endpoint::Nic(vm.clone(), index);
-                self.translations.push(Translation { by, seen: public, source: public, inbound: Some(own) });
+                self.packet.destination = *own.ok_or(Reason::NoListener)?;
+                let function = Function::Edge(vm.clone(), index);
+                if find(self.remembered(), &function, tuple).is_none() {
+                    let reply = self.packet.tuple().reversed();
+                    self.sessions.push(Session { function, first: tuple, reply });
+                }
                 let (vnet, subnet) = nic.place();
                 let guarded = nic.nsg.is_some() || self.lab.vnet(vnet).subnets[subnet].nsg.is_some();
                 if !guarded && !self.lab.basic.contains(&public) {
@@ -468,6 +503,30 @@ impl<'a> Walker<'a> {
             }
         }
         Err(Reason::NoListener)
+    }
+
+    /// What comes back from the internet goes to the sender whose address was translated, or shown.
+    fn answer(&mut self, session: &Session) -> Step {
+        let vnet = match &session.function {
+            // It translates the answer itself.
+            Function::Firewall(name) => return self.through_firewall(self.firewall_named(name)),
+            Function::Edge(vm, index) => {
+                self.packet = self.packet.with(session.first.reversed());
+                return self.deliver_to(vm, *index);
+            }
+            Function::Ports(vnet, _) => vnet,
+            Function::Nsg(..) => unreachable!("groups translate nothing"),
+        };
+        self.packet = self.packet.with(session.first.reversed());
+        match self.holder(vnet, self.packet.destination) {
+            Some(Holder::Nic(vm, index)) => self.deliver_to(vm, index),
+            Some(Holder::Firewall(name)) => self.through_firewall(name),
+            None => Err(Reason::NoListener),
+        }
+    }
+
+    fn firewall_named(&self, name: &str) -> &'a str {
+        self.lab.azure_firewalls.get_key_value(name).expect("the firewall exists").0
     }
 
     fn deliver_in(&mut self, leaving: Leaving<'a>, vnet: &str) -> Step {
@@ -491,15 +550,15 @@ impl<'a> Walker<'a> {
         peering::encrypted(self.lab, nic(from, number), nic(vm, index))
     }
 
-    /// A packet to the firewall's own address: the answer to a flow that it translated, or one for itself.
+    /// A packet to the firewall's own address: the answer to a flow that it translated, or one for itself. Its instances
+    /// have no ears of their own.
     fn at_firewall(&mut self, name: &'a str) -> Step {
-        match self.answered(|by| *by == Endpoint::Firewall(name.to_owned())) {
-            Some(translation) => {
-                self.packet.destination = translation.source;
-                self.through_firewall(name)
-            }
-            None => Ok(Endpoint::Firewall(name.to_owned())),
+        let found = self.find(&Function::Firewall(name.to_owned()));
+        if found.is_some_and(|(side, session)| side == Side::Reply && session.translates()) {
+            return self.through_firewall(name);
         }
+        let own = self.lab.azure_firewalls[name].address == Some(self.packet.destination);
+        if own { Ok(Endpoint::Firewall(name.to_owned())) } else { Err(Reason::NoListener) }
     }
 
     fn deliver_to(&mut self, vm: &str, index: usize) -> Step {
@@ -538,8 +597,10 @@ impl<'a> Walker<'a> {
         }
         let holder = self.holder(at, address).ok_or(Reason::NextHopUnreachable)?;
         match holder {
-            Holder::Firewall(name) => self.through_firewall(name),
             // The table of the appliance's own subnet leads back to it.
+            Holder::Firewall(_) if leaving.place == (at, "AzureFirewallSubnet") => Err(Reason::RoutingLoop),
+            Holder::Firewall(name) if self.packet.destination == address => self.at_firewall(name),
+            Holder::Firewall(name) => self.through_firewall(name),
             Holder::Nic(vm, index) if leaving.nic == Some((vm, index)) => Err(Reason::RoutingLoop),
             Holder::Nic(vm, index) => {
                 let nic = &self.lab.virtual_machines[vm].nics[index];
@@ -562,66 +623,53 @@ impl<'a> Walker<'a> {
     }
 
     fn through_firewall(&mut self, name: &'a str) -> Step {
-        let firewall = &self.lab.azure_firewalls[name];
-        if [firewall.address, firewall.instance].contains(&Some(self.packet.destination)) {
-            return self.at_firewall(name);
-        }
         self.hop(name)?;
         self.hops.push("*".to_owned());
-        let function = Function::Firewall(name.to_owned());
-        if !self.remembers(&function) && !self.sessions.contains(&function) {
-            // Only of TCP does a firewall ask to have seen the beginning.
-            if !self.packet.opens && self.packet.protocol == Protocol::TCP {
-                return Err(Reason::FirewallNoSession);
-            }
-            let judgement = firewall::judge(self.lab, name, &self.packet);
-            self.rule = judgement.rule;
-            if !judgement.allowed {
-                return Err(Reason::FirewallDeny);
-            }
-            self.sessions.push(function);
+        match self.find(&Function::Firewall(name.to_owned())) {
+            Some(found @ (Side::First, _)) => self.pass_outward(found),
+            Some((Side::Reply, session)) => self.packet = self.packet.with(session.first.reversed()),
+            None => self.open_at_firewall(name)?,
         }
         self.leave_firewall(name)
     }
 
-    /// It has a session for the packet. An answer that somebody has translated on its way is of another flow; so is one that a
-    /// firewall has translated back already and meets again.
-    fn remembers(&self, function: &Function) -> bool {
-        let is_other = self.known.is_answer && self.translations.iter().any(|one| one.seen != one.source);
-        !is_other && !self.meets_again(function) && self.known.sessions.contains(function)
-    }
-
-    /// A firewall whose own table leads straight back to it does not meet the packet again: it never leaves.
-    fn meets_again(&self, function: &Function) -> bool {
-        let Function::Firewall(name) = function else { return false };
-        let by = Endpoint::Firewall(name.clone());
-        let Some((_, [passed @ .., before])) = self.via.split_last() else { return false };
-        self.known.is_answer
-            && self.known.translations.iter().any(|one| one.by == by)
-            && before != name
-            && passed.contains(name)
-    }
-
-    /// The packet answers a flow that this firewall remembers: nothing of it is translated anew.
-    fn answers_through(&self, name: &str) -> bool {
-        self.known.is_answer && self.known.sessions.contains(&Function::Firewall(name.to_owned()))
+    /// A new flow: judged, and translated unless its destination is private.
+    fn open_at_firewall(&mut self, name: &'a str) -> Result<(), Reason> {
+        let Packet { protocol, destination, .. } = self.packet;
+        // Only of TCP does a firewall ask to have seen the beginning.
+        if !self.packet.opens && protocol == Protocol::TCP {
+            return Err(Reason::FirewallNoSession);
+        }
+        let judgement = firewall::judge(self.lab, name, &self.packet);
+        self.rule = judgement.rule;
+        if !judgement.allowed {
+            return Err(Reason::FirewallDeny);
+        }
+        let function = Function::Firewall(name.to_owned());
+        if !firewall::translates(self.lab, name, destination) {
+            self.remember(function);
+            return Ok(());
+        }
+        let firewall = &self.lab.azure_firewalls[name];
+        let (vnet, subnet) = (firewall.virtual_network.as_str(), "AzureFirewallSubnet");
+        let rows = routes::effective(self.lab, vnet, subnet);
+        let outside = routes::select(&rows, destination).is_some_and(|row| row.hop == Hop::Internet);
+        if outside && protocol != Protocol::TCP && protocol != Protocol::UDP {
+            return Err(Reason::ProtocolNotSupported);
+        }
+        let publicly = outside && self.lab.vnet(vnet).subnets[subnet].nat_gateway.is_none();
+        let seen = if publicly { firewall.public.first().copied() } else { firewall.instance };
+        match seen.filter(|seen| seen.is_ipv4() == destination.is_ipv4()) {
+            Some(seen) => self.translate(function, seen, true),
+            None => self.remember(function),
+        }
+        Ok(())
     }
 
     fn leave_firewall(&mut self, name: &'a str) -> Step {
-        let firewall = &self.lab.azure_firewalls[name];
-        let place = (firewall.virtual_network.as_str(), "AzureFirewallSubnet");
+        let place = (self.lab.azure_firewalls[name].virtual_network.as_str(), "AzureFirewallSubnet");
         let rows = routes::effective(self.lab, place.0, place.1);
         let row = routes::select(&rows, self.packet.destination).ok_or(Reason::NoRoute)?.clone();
-        let privately = !matches!(row.hop, Hop::Internet | Hop::None);
-        if privately
-            && !self.answers_through(name)
-            && firewall::translates(self.lab, name, self.packet.destination)
-        {
-            let seen = firewall.instance.ok_or(Reason::NoRoute)?;
-            let by = Endpoint::Firewall(name.to_owned());
-            let source = std::mem::replace(&mut self.packet.source, seen);
-            self.translations.push(Translation { by, seen, source, inbound: None });
-        }
         self.follow(Leaving { place, nic: None, is_gateway: false }, &row)
     }
 
