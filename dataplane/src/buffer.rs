@@ -2,15 +2,11 @@
 
 use crate::vnet_hdr::VNET_HEADER_LEN;
 
-/// Spare octets before the vnet header, for what a tunnel puts in front.
-pub const HEADROOM: usize = 54;
-/// Spare octets behind the packet, for what a tunnel appends.
-pub const TAILROOM: usize = 64;
+/// Rooms of the buffers, in octets: a packet of usual length wastes little, a super-packet at most half. The last one
+/// takes the longest frame: an IPv6 header, the longest payload, and the vnet header.
+const ROOMS: [usize; 8] = [256, 1_664, 3_200, 6_400, 12_800, 25_600, 51_200, VNET_HEADER_LEN + 65_575];
 
-const SMALL: usize = 2_048;
-const LARGE: usize = HEADROOM + VNET_HEADER_LEN + 65_575 + TAILROOM;
-
-/// One {vnet header | packet} in one allocation, with room at both ends.
+/// One {vnet header | packet} in one allocation.
 #[derive(Debug)]
 pub struct PacketBuf {
     bytes: Box<[u8]>,
@@ -18,18 +14,14 @@ pub struct PacketBuf {
 }
 
 impl PacketBuf {
-    fn with_room(room: usize) -> PacketBuf {
-        PacketBuf { bytes: vec![0; room].into_boxed_slice(), len: VNET_HEADER_LEN }
-    }
-
     /// Vnet header and packet.
     pub fn framed(&self) -> &[u8] {
-        &self.bytes[HEADROOM..HEADROOM + self.len]
+        &self.bytes[..self.len]
     }
 
     /// Vnet header and packet, to be edited.
     pub fn framed_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[HEADROOM..HEADROOM + self.len]
+        &mut self.bytes[..self.len]
     }
 
     /// The packet alone.
@@ -37,81 +29,80 @@ impl PacketBuf {
         &self.framed()[VNET_HEADER_LEN..]
     }
 
-    /// The packet alone, to be edited.
-    pub fn packet_mut(&mut self) -> &mut [u8] {
-        &mut self.framed_mut()[VNET_HEADER_LEN..]
-    }
-
-    /// Everything, the room at both ends included; the frame begins at [`HEADROOM`].
-    pub fn whole_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    /// Longest frame that fits, in octets.
+    /// Octets that it takes, whatever it holds.
     pub fn room(&self) -> usize {
-        self.bytes.len() - HEADROOM - TAILROOM
-    }
-
-    fn set_len(&mut self, framed_len: usize) {
-        self.len = framed_len.clamp(VNET_HEADER_LEN, self.room());
+        self.bytes.len()
     }
 }
 
-/// A bounded stock of buffers in two sizes: for packets of usual length, and for super-packets.
+/// A bounded stock of buffers of a few sizes.
 #[derive(Debug)]
 pub struct BufferPool {
-    small: Vec<PacketBuf>,
-    large: Vec<PacketBuf>,
-    kept_max: usize,
-    taken: usize,
-    taken_max: usize,
+    shelves: [Vec<PacketBuf>; ROOMS.len()],
+    kept_bytes: usize,
+    kept_bytes_max: usize,
+    taken_bytes: usize,
+    taken_bytes_max: usize,
 }
 
 impl BufferPool {
-    /// At most `taken_max` buffers are out at a time, and at most `kept_max` of each size are kept for the next
-    /// packets. Nothing is allocated before it is needed, and nothing once enough is kept.
-    pub fn new(taken_max: usize, kept_max: usize) -> BufferPool {
+    /// Buffers of at most `taken_bytes_max` octets together are out at a time, and at most `kept_bytes_max` are kept for the
+    /// next packets. Nothing is allocated before it is needed, and nothing once enough is kept.
+    pub fn new(taken_bytes_max: usize, kept_bytes_max: usize) -> BufferPool {
         BufferPool {
-            small: Vec::with_capacity(kept_max),
-            large: Vec::with_capacity(kept_max),
-            kept_max,
-            taken: 0,
-            taken_max,
+            shelves: std::array::from_fn(|_| Vec::new()),
+            kept_bytes: 0,
+            kept_bytes_max,
+            taken_bytes: 0,
+            taken_bytes_max,
         }
     }
 
-    /// Buffers that are out.
-    pub fn taken(&self) -> usize {
-        self.taken
+    /// Octets of the buffers that are out.
+    pub fn taken_bytes(&self) -> usize {
+        self.taken_bytes
     }
 
-    /// A buffer with a copy of this frame ({vnet header | packet}); none where too many are out, or where the
-    /// frame is longer than an IP packet can be or shorter than its vnet header.
-    pub fn take(&mut self, framed: &[u8]) -> Option<PacketBuf> {
-        if self.taken >= self.taken_max || framed.len() < VNET_HEADER_LEN {
+    /// A buffer for a frame of so many octets, with whatever was in it; none where too many are out, or where the frame is
+    /// longer than an IP packet can be or shorter than its vnet header.
+    pub fn take_room(&mut self, framed_len: usize) -> Option<PacketBuf> {
+        if framed_len < VNET_HEADER_LEN {
             return None;
         }
-        let needed = HEADROOM + framed.len() + TAILROOM;
-        let (shelf, room) = if needed <= SMALL {
-            (&mut self.small, SMALL)
-        } else if needed <= LARGE {
-            (&mut self.large, LARGE)
-        } else {
+        let shelf = ROOMS.iter().position(|room| framed_len <= *room)?;
+        let room = ROOMS[shelf];
+        if self.taken_bytes + room > self.taken_bytes_max {
             return None;
+        }
+        let mut buffer = match self.shelves[shelf].pop() {
+            Some(buffer) => {
+                self.kept_bytes -= room;
+                buffer
+            }
+            None => PacketBuf { bytes: vec![0; room].into_boxed_slice(), len: 0 },
         };
-        let mut buffer = shelf.pop().unwrap_or_else(|| PacketBuf::with_room(room));
-        buffer.set_len(framed.len());
+        buffer.len = framed_len;
+        self.taken_bytes += room;
+        Some(buffer)
+    }
+
+    /// A buffer with a copy of this frame ({vnet header | packet}); none where [`BufferPool::take_room`] gives none.
+    pub fn take(&mut self, framed: &[u8]) -> Option<PacketBuf> {
+        let mut buffer = self.take_room(framed.len())?;
         buffer.framed_mut().copy_from_slice(framed);
-        self.taken += 1;
         Some(buffer)
     }
 
     /// Gives a buffer back.
     pub fn give_back(&mut self, buffer: PacketBuf) {
-        self.taken = self.taken.saturating_sub(1);
-        let shelf = if buffer.bytes.len() == SMALL { &mut self.small } else { &mut self.large };
-        if shelf.len() < self.kept_max {
-            shelf.push(buffer);
+        let room = buffer.room();
+        self.taken_bytes = self.taken_bytes.saturating_sub(room);
+        let shelf = ROOMS.iter().position(|own| *own == room);
+        if let Some(shelf) = shelf
+            && self.kept_bytes + room <= self.kept_bytes_max
+        {
+            self.kept_bytes += room;
+            self.shelves[shelf].push(buffer);
         }
     }
 }
@@ -122,14 +113,17 @@ mod tests {
 
     #[test]
     fn frames_keep_their_octets() {
-        let mut pool = BufferPool::new(8, 2);
-        for len in [10, 11, 1_510, 1_930, 1_931, 65_585] {
+        let mut pool = BufferPool::new(1 << 20, 1 << 17);
+        for len in [10, 11, 256, 257, 1_510, 1_664, 1_665, 30_000, 65_585] {
             let frame: Vec<u8> = (0..len).map(|index| index as u8).collect();
-            let mut buffer = pool.take(&frame).unwrap();
+            let buffer = pool.take(&frame).unwrap();
             assert_eq!(buffer.framed(), frame);
             assert_eq!(buffer.packet(), &frame[10..]);
-            assert!(buffer.room() >= len);
-            assert_eq!(&buffer.whole_mut()[HEADROOM..HEADROOM + len], frame);
+            assert!(
+                buffer.room() >= len && buffer.room() <= len.max(830) * 2 + 4,
+                "{len} in {}",
+                buffer.room()
+            );
             pool.give_back(buffer);
         }
         assert!(pool.take(&[0; 65_586]).is_none());
@@ -138,14 +132,16 @@ mod tests {
 
     #[test]
     fn bounded_and_reused() {
-        let mut pool = BufferPool::new(3, 1);
+        let mut pool = BufferPool::new(3 * 256, 256);
         let mut out: Vec<_> = (0..3).map(|_| pool.take(&[1; 100]).unwrap()).collect();
         assert!(pool.take(&[1; 100]).is_none());
+        assert_eq!(pool.taken_bytes(), 768);
         let kept = out[0].framed().as_ptr();
         for buffer in out.drain(..) {
             pool.give_back(buffer);
         }
-        assert_eq!(pool.taken(), 0);
+        assert_eq!((pool.taken_bytes(), pool.kept_bytes), (0, 256));
         assert_eq!(pool.take(&[2; 50]).unwrap().framed().as_ptr(), kept);
+        assert_eq!(pool.kept_bytes, 0);
     }
 }

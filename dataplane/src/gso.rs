@@ -1,6 +1,6 @@
 //! Splitting a super-packet into the packets that a network card would make of it.
 
-use crate::checksum;
+use crate::checksum::{self, ChecksumState};
 use crate::packet::{Headers, IPV6_HEADER_LEN, IpVersion};
 use crate::tuple::Protocol;
 use crate::vnet_hdr::{GsoType, Offload};
@@ -39,21 +39,49 @@ impl<'a> Segments<'a> {
     /// Writes segment `index` to the start of `out`. Returns its octets, none if there is no such segment or it
     /// does not fit.
     pub fn write(&self, index: usize, out: &mut [u8]) -> Option<usize> {
-        if index >= self.count {
-            return None;
-        }
-        let (header_len, from, to) = self.bounds(index);
-        let len = header_len + to - from;
-        let out = out.get_mut(..len)?;
-        out[..header_len].copy_from_slice(&self.packet[..header_len]);
-        out[header_len..].copy_from_slice(&self.packet[from..to]);
+        let len = self.copy(index, 1, out)?;
+        let out = &mut out[..len];
         match self.offload.gso {
-            Some((gso_type, size)) => self.write_headers(index, gso_type, usize::from(size), out),
+            Some((gso_type, size)) => {
+                self.write_headers(index, 1, gso_type, usize::from(size), out);
+                self.write_checksum(gso_type, out, ChecksumState::Complete);
+            }
             None => {
                 let mut offload = self.offload;
                 offload.finish_checksum(out, self.headers);
             }
         }
+        Some(len)
+    }
+
+    /// Octets of the super-packet of `count` segments from `first`, headers included.
+    pub fn len_of_part(&self, first: usize, count: usize) -> usize {
+        let (header_len, from, _) = self.bounds(first);
+        let (_, _, to) = self.bounds(first + count.max(1) - 1);
+        header_len + to - from
+    }
+
+    /// Writes a smaller super-packet, of `count` segments from `first`, to the start of `out`, its checksum still partial.
+    /// Returns what is left to do on it; none if it is not one of several parts, or does not fit.
+    pub fn write_part(&self, first: usize, count: usize, out: &mut [u8]) -> Option<Offload> {
+        let (gso_type, size) = self.offload.gso?;
+        let len = self.copy(first, count, out)?;
+        let out = &mut out[..len];
+        self.write_headers(first, count, gso_type, usize::from(size), out);
+        self.write_checksum(gso_type, out, ChecksumState::Partial);
+        Some(self.offload.part(count > 1, first == 0))
+    }
+
+    fn copy(&self, first: usize, count: usize, out: &mut [u8]) -> Option<usize> {
+        if count == 0 || first + count > self.count {
+            return None;
+        }
+        let (header_len, from, _) = self.bounds(first);
+        let (_, _, to) = self.bounds(first + count - 1);
+        let len = header_len + to - from;
+        let out = out.get_mut(..len)?;
+        out[..header_len].copy_from_slice(&self.packet[..header_len]);
+        out[header_len..].copy_from_slice(&self.packet[from..to]);
         Some(len)
     }
 
@@ -68,7 +96,7 @@ impl<'a> Segments<'a> {
         }
     }
 
-    fn write_headers(&self, index: usize, gso_type: GsoType, size: usize, out: &mut [u8]) {
+    fn write_headers(&self, index: usize, count: usize, gso_type: GsoType, size: usize, out: &mut [u8]) {
         let len = out.len();
         match self.headers.version {
             IpVersion::V4 => {
@@ -81,33 +109,44 @@ impl<'a> Segments<'a> {
         }
         let l4 = self.headers.l4();
         let segment = &mut out[l4..];
-        let (protocol, field) = match gso_type {
+        match gso_type {
             GsoType::Tcp => {
                 let first = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
                 let sequence = first.wrapping_add((index * size) as u32);
                 segment[4..8].copy_from_slice(&sequence.to_be_bytes());
-                if index + 1 < self.count {
+                if index + count < self.count {
                     segment[13] &= !TCP_FIN_PSH;
                 }
                 if index > 0 {
                     // RFC 3168, 6.1.2: CWR is said once.
                     segment[13] &= !TCP_CWR;
                 }
-                (Protocol::TCP, 16)
             }
             GsoType::Udp => {
                 let length = segment.len() as u16;
                 segment[4..6].copy_from_slice(&length.to_be_bytes());
-                (Protocol::UDP, 6)
             }
+        }
+    }
+
+    fn write_checksum(&self, gso_type: GsoType, out: &mut [u8], state: ChecksumState) {
+        let segment = &mut out[self.headers.l4()..];
+        let (protocol, field) = match gso_type {
+            GsoType::Tcp => (Protocol::TCP, 16),
+            GsoType::Udp => (Protocol::UDP, 6),
         };
-        segment[field..field + 2].fill(0);
         let tuple = self.headers.tuple();
         let pseudo = checksum::pseudo_header_sum(tuple.source, tuple.destination, protocol, segment.len());
-        let mut sum = !checksum::fold(pseudo + checksum::sum(segment));
-        if protocol == Protocol::UDP && sum == 0 {
-            sum = 0xffff;
-        }
+        let sum = match state {
+            ChecksumState::Partial => checksum::fold(pseudo),
+            ChecksumState::Complete => {
+                segment[field..field + 2].fill(0);
+                match !checksum::fold(pseudo + checksum::sum(segment)) {
+                    0 if protocol == Protocol::UDP => 0xffff,
+                    sum => sum,
+                }
+            }
+        };
         segment[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     }
 }
@@ -195,6 +234,50 @@ mod tests {
                 joined.extend_from_slice(&segment[part.payload()..]);
             }
             assert_eq!(joined, payload);
+        }
+    }
+
+    #[test]
+    fn parts_make_the_segments_of_the_whole() {
+        let mut rng = Rng::new(3);
+        for round in 0..500 {
+            let (v6, udp) = (rng.chance(50), rng.chance(50));
+            let len = 2 + rng.below(60_000);
+            let payload = rng.bytes(len);
+            let size = len.div_ceil(64) + rng.below(1_400);
+            let (gso_type, mut packet) = if udp {
+                (GsoType::Udp, testing::udp(v6, (1, 2), &payload))
+            } else {
+                (GsoType::Tcp, testing::tcp(v6, (1, 2), rng.next() as u32, 0x19, &payload))
+            };
+            let headers = Headers::parse(&packet).unwrap();
+            if !udp {
+                packet[headers.l4() + 13] |= TCP_CWR;
+            }
+            let offload = Offload::partial(Some((gso_type, size as u16)));
+            let segments = Segments::new(&packet, &headers, offload);
+            let (mut first, mut joined) = (0, Vec::new());
+            while first < segments.count() {
+                let count = (1 + rng.below(20)).min(segments.count() - first);
+                let mut part = vec![0; segments.len_of_part(first, count)];
+                let rest = segments.write_part(first, count, &mut part).unwrap();
+                let part_headers = Headers::parse(&part).unwrap();
+                assert!(part_headers.ipv4_checksum_holds(&part));
+                // As the kernel gets it: written as a virtio_net header and read again.
+                let vnet = rest.to_vnet(&part_headers);
+                assert_eq!(Offload::read(&vnet, &part_headers), Ok(rest));
+                assert_eq!(rest.segments(&part_headers), count);
+                if count > 1 {
+                    joined.extend(split(&part, rest));
+                } else {
+                    let mut rest = rest;
+                    rest.finish_checksum(&mut part, &part_headers);
+                    joined.push(part);
+                }
+                first += count;
+            }
+            assert!(joined == split(&packet, offload), "round {round}: v6 {v6}, udp {udp}, {len} by {size}");
+            assert!(segments.write_part(segments.count(), 1, &mut [0; 65_575]).is_none());
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`DepartureQueue`] holds it until then.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
@@ -60,6 +61,11 @@ impl Limiter {
     /// The configured rate.
     pub fn bits_per_second(&self) -> u64 {
         self.pace.bits_per_second
+    }
+
+    /// Octets that may leave at once: what is larger makes a burst that shows.
+    pub fn burst_bytes(&self) -> u64 {
+        self.burst_bytes
     }
 
     /// Changes the rate and the bounds for what is admitted from now on.
@@ -125,6 +131,9 @@ impl Policer {
     }
 }
 
+/// Room that an empty lane keeps, in items: to give back more costs little against what filled it.
+const KEPT_ITEMS: usize = 1024;
+
 #[derive(Debug)]
 struct Waiting<T> {
     departure: Nanos,
@@ -173,11 +182,9 @@ impl<T> DepartureQueue<T> {
         self.bytes
     }
 
-    /// Octets that wait in a lane.
-    pub fn lane_bytes(&self, lane: u32) -> u64 {
-        self.lanes
-            .get(lane as usize)
-            .map_or(0, |lane| lane.iter().map(|waiting| u64::from(waiting.bytes)).sum())
+    /// Nothing waits in this lane.
+    pub fn is_lane_empty(&self, lane: u32) -> bool {
+        self.lanes.get(lane as usize).is_none_or(VecDeque::is_empty)
     }
 
     /// Lets `item` wait in `lane` until `departure`, or until the one before it in the lane departs, if that is
@@ -208,16 +215,21 @@ impl<T> DepartureQueue<T> {
 
     /// The next packet whose time has come, with its departure time and lane.
     pub fn pop_due(&mut self, now: Nanos) -> Option<(Nanos, u32, T)> {
-        let Reverse((departure, _, lane)) = *self.heads.peek()?;
+        let mut head = self.heads.peek_mut()?;
+        let Reverse((departure, _, lane)) = *head;
         if departure > now {
             return None;
         }
-        self.heads.pop();
         let ring = &mut self.lanes[lane as usize];
         let waiting = ring.pop_front()?;
         if let Some(next) = ring.front() {
-            self.heads.push(Reverse((next.departure, self.sequence, lane)));
+            *head = Reverse((next.departure, self.sequence, lane));
             self.sequence += 1;
+        } else {
+            PeekMut::pop(head);
+            if ring.capacity() > KEPT_ITEMS {
+                ring.shrink_to(KEPT_ITEMS);
+            }
         }
         self.bytes -= u64::from(waiting.bytes);
         self.len -= 1;
@@ -330,7 +342,10 @@ mod tests {
         let mut queue = DepartureQueue::new(1_000);
         assert_eq!(queue.push(0, Nanos(1), 1_000, "a"), Ok(()));
         assert_eq!(queue.push(1, Nanos(1), 1, "b"), Err("b"));
-        assert_eq!((queue.lane_bytes(0), queue.lane_bytes(1)), (1_000, 0));
+        assert_eq!(
+            (queue.is_lane_empty(0), queue.is_lane_empty(1), queue.is_lane_empty(7)),
+            (false, true, true)
+        );
         assert_eq!(queue.next_timeout(), Some(Nanos(1)));
     }
 }

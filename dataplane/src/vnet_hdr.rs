@@ -154,6 +154,13 @@ impl Offload {
         }
     }
 
+    /// What is left to do on a part of this super-packet, whose checksum is partial: of several segments or one, the
+    /// first or a later one. ECN's CWR is with the first.
+    pub(crate) fn part(self, is_several: bool, is_first: bool) -> Offload {
+        let gso = self.gso.filter(|_| is_several);
+        Offload { ecn: self.ecn && is_first && is_several, ..Offload::partial(gso) }
+    }
+
     /// Packets on a wire and their octets, IP headers included.
     pub fn wire(&self, headers: &Headers) -> (u64, u64) {
         let segments = self.segments(headers);

@@ -2,26 +2,17 @@
 
 use std::sync::Arc;
 
-use vnet_dataplane::buffer::{BufferPool, PacketBuf};
 use vnet_dataplane::coalesce::Coalescer;
 use vnet_dataplane::gso;
-use vnet_dataplane::shaper::DepartureQueue;
-use vnet_dataplane::{
-    Action, FiveTuple, Headers, Nanos, Offload, PortId, Reason, TunnelId, VNET_HEADER_LEN, VnetHeader,
-};
+use vnet_dataplane::{Action, Headers, Nanos, Offload, PortId, Reason, TunnelId, VNET_HEADER_LEN};
 use vnet_fabric::snapshot::{PortKind, Snapshot};
 
+use crate::departures::Departures;
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::shared::Shared;
 use crate::tunnels::Sealed;
 
-/// Bytes that all queues of a worker together may hold.
-const QUEUED_BYTES_MAX: u64 = 256 << 20;
-/// Frames that all queues of a worker together may hold.
-const QUEUED_FRAMES_MAX: usize = 1 << 18;
-/// Idle buffers that are kept for the next frames.
-const IDLE_BUFFERS_MAX: usize = 4096;
 /// A frame's room: the longest super-packet, its header, and what sealing adds.
 const SCRATCH_BYTES: usize = 2048 + 65_535;
 
@@ -49,26 +40,13 @@ impl Packet<'_> {
     }
 }
 
-/// A packet that waits for its departure.
-#[derive(Debug)]
-struct Waiting {
-    frame: PacketBuf,
-    ingress: PortId,
-    tuple: FiveTuple,
-    packets: u64,
-    bytes: u64,
-    /// What happens to it then: a terminal action.
-    end: Action,
-}
-
 /// Everything of a router but its flows.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) ledger: Arc<Ledger>,
-    departures: DepartureQueue<Waiting>,
-    pool: BufferPool,
+    pub(crate) departures: Departures,
     pub(crate) scratch: Box<[u8]>,
 }
 
@@ -77,70 +55,9 @@ impl Core {
         Core {
             snapshot: Arc::new(Snapshot::default()),
             ledger: Arc::default(),
-            departures: DepartureQueue::new(QUEUED_BYTES_MAX),
-            pool: BufferPool::new(QUEUED_FRAMES_MAX, IDLE_BUFFERS_MAX),
+            departures: Departures::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             shared,
-        }
-    }
-
-    /// Lets a packet wait in `lane` until `at`; what waits in one lane leaves in order.
-    pub(crate) fn wait(
-        &mut self,
-        packet: &Packet<'_>,
-        end: Action,
-        lane: u32,
-        at: Nanos,
-    ) -> Result<(), Reason> {
-        let frame = self.pool.take(packet.frame).ok_or(Reason::ShaperQueueFull)?;
-        let waiting = Waiting {
-            frame,
-            ingress: packet.ingress,
-            tuple: packet.headers.meta.tuple,
-            packets: packet.packets,
-            bytes: packet.bytes,
-            end,
-        };
-        // A frame is at most 64 KiB, so the cast loses nothing.
-        self.departures.push(lane, at, packet.frame.len() as u32, waiting).map_err(|waiting| {
-            self.pool.give_back(waiting.frame);
-            Reason::ShaperQueueFull
-        })
-    }
-
-    /// Sends what is due.
-    pub(crate) fn depart(&mut self, now: Nanos, out: &mut impl Output) {
-        while let Some((_, _, mut waiting)) = self.departures.pop_due(now) {
-            let frame = waiting.frame.framed_mut();
-            // It was parsed when it came; what has become of it since keeps it whole.
-            let parsed = Headers::parse(&frame[VNET_HEADER_LEN..]).ok().and_then(|headers| {
-                let (vnet, _) = VnetHeader::read(frame).ok()?;
-                Some((headers, Offload::read(&vnet, &headers).ok()?))
-            });
-            match parsed {
-                Some((headers, offload)) => {
-                    let mut packet = Packet {
-                        ingress: waiting.ingress,
-                        frame,
-                        headers,
-                        offload,
-                        packets: waiting.packets,
-                        bytes: waiting.bytes,
-                    };
-                    self.end(&mut packet, waiting.end, now, out);
-                }
-                None => {
-                    self.refuse(
-                        waiting.ingress,
-                        Some(waiting.tuple),
-                        Reason::Internal,
-                        None,
-                        waiting.packets,
-                        now,
-                    );
-                }
-            }
-            self.pool.give_back(waiting.frame);
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod answers;
 mod core;
+mod departures;
 mod drops;
 mod ledger;
 mod offload;

@@ -1,14 +1,18 @@
 //! The rate limiters of a lab, by handle.
 
+use std::time::Duration;
+
 use vnet_dataplane::shaper::Limiter;
 use vnet_dataplane::{LimiterId, Nanos, Reason};
 use vnet_fabric::snapshot::Snapshot;
 
+use crate::core::Packet;
+
 /// A queue holds this much of its rate before it drops: 50 ms, as a router of that rate would.
 const QUEUE_MS: u64 = 50;
-/// No queue is smaller: two super-packets fit.
-const QUEUE_BYTES_MIN: u64 = 192 << 10;
-/// What may leave at once after a pause: 500 us of the rate, and a full packet at least.
+/// No queue is smaller: some twenty packets fit. Super-packets that such a rate would feel are split before.
+const QUEUE_BYTES_MIN: u64 = 32 << 10;
+/// What may leave at once, after a pause or as one super-packet: 500 us of the rate, and two full packets at least.
 const BURST_US: u64 = 500;
 const BURST_BYTES_MIN: u64 = 3000;
 
@@ -39,19 +43,44 @@ impl Rates {
         }
     }
 
-    /// When a packet of so many bytes that comes at `now` may leave. A limiter that is gone limits nothing.
-    pub(crate) fn admit(&mut self, id: LimiterId, now: Nanos, bytes: u64) -> Result<Nanos, Reason> {
-        match self.limiters.get_mut(id.index()) {
-            Some(Some(limiter)) => limiter.admit(now, u32::try_from(bytes).unwrap_or(u32::MAX)),
-            _ => Ok(now),
+    /// When a packet that comes at `now` may leave. A limiter that is gone limits nothing.
+    pub(crate) fn admit(&mut self, id: LimiterId, now: Nanos, packet: &Packet<'_>) -> Admission {
+        let Some(Some(limiter)) = self.limiters.get_mut(id.index()) else { return Admission::At(now) };
+        if packet.packets > 1 && packet.bytes > limiter.burst_bytes() {
+            let segment_bytes = packet.offload.wire_len_max(&packet.headers).max(1);
+            let segments = (limiter.burst_bytes() as usize / segment_bytes).max(1);
+            if (segments as u64) < packet.packets {
+                return Admission::Split(segments);
+            }
+        }
+        match limiter.admit(now, u32::try_from(packet.bytes).unwrap_or(u32::MAX)) {
+            Ok(departure) => Admission::At(departure),
+            Err(reason) => Admission::Refused(reason),
         }
     }
 
     /// Bytes that wait for this limiter.
     pub fn queued_bytes(&self, id: LimiterId, now: Nanos) -> u64 {
-        match self.limiters.get(id.index()) {
-            Some(Some(limiter)) => limiter.queued_bytes(now),
-            _ => 0,
-        }
+        self.limiter(id).map_or(0, |limiter| limiter.queued_bytes(now))
     }
+
+    /// How long a packet that comes at `now` waits for this limiter.
+    pub fn queueing_delay(&self, id: LimiterId, now: Nanos) -> Duration {
+        self.limiter(id).map_or(Duration::ZERO, |limiter| limiter.queueing_delay(now))
+    }
+
+    fn limiter(&self, id: LimiterId) -> Option<&Limiter> {
+        self.limiters.get(id.index())?.as_ref()
+    }
+}
+
+/// What a limiter says to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It may leave then.
+    At(Nanos),
+    /// It is a super-packet that would make a burst which the rate forbids: in parts of at most so many segments.
+    Split(usize),
+    /// It may not.
+    Refused(Reason),
 }

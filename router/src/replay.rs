@@ -7,6 +7,7 @@ use vnet_dataplane::{
 
 use crate::answers::Answer;
 use crate::core::{Core, Packet};
+use crate::departures::{Stages, Way};
 use crate::output::Output;
 
 impl Core {
@@ -18,8 +19,18 @@ impl Core {
         now: Nanos,
         out: &mut impl Output,
     ) {
-        let mut departure = now;
-        let mut lane = 0;
+        self.replay_behind(Stages::default(), packet, actions, now, out);
+    }
+
+    /// Carries out `actions` on a packet that passes `stages` before.
+    fn replay_behind(
+        &mut self,
+        mut stages: Stages,
+        packet: &mut Packet<'_>,
+        actions: &[Action],
+        now: Nanos,
+        out: &mut impl Output,
+    ) {
         for (index, action) in actions.iter().enumerate() {
             match *action {
                 Action::Count(counter) => self.ledger.count(counter, packet.packets, packet.bytes),
@@ -53,7 +64,7 @@ impl Core {
                         self.lose(packet, Reason::PacketTooBig, now);
                         self.answer(packet, answer_from, Answer::PacketTooBig(mtu), now, out);
                     } else {
-                        self.fragment(packet, mtu, &actions[index + 1..], now, out);
+                        self.fragment(packet, mtu, stages, &actions[index + 1..], now, out);
                     }
                     return;
                 }
@@ -63,36 +74,30 @@ impl Core {
                         return;
                     }
                 }
-                Action::Shape(limiter) => match self.shared.rates().admit(limiter, departure, packet.bytes) {
-                    Ok(at) => {
-                        departure = departure.max(at);
-                        lane = 2 * limiter.0;
+                Action::Shape(limiter) => {
+                    if !stages.shape(limiter) {
+                        break;
                     }
-                    Err(reason) => {
-                        self.lose(packet, reason, now);
-                        return;
-                    }
-                },
+                }
                 Action::Delay(line) => {
-                    departure = departure + self.delay_of(line);
-                    lane = 2 * line.0 + 1;
+                    if !stages.delay(self.departures.delay_ns(line)) {
+                        break;
+                    }
+                }
+                end @ (Action::Seal(_) | Action::Proxy(_) | Action::Deliver(_)) if !stages.is_empty() => {
+                    return self.pass(packet, Way::new(&stages, end), now, now, out);
                 }
                 end @ (Action::Seal(_) | Action::Proxy(_) | Action::Deliver(_) | Action::Drop(_)) => {
-                    if departure <= now {
-                        self.end(packet, end, now, out);
-                    } else if let Err(reason) = self.wait(packet, end, lane, departure) {
-                        self.lose(packet, reason, now);
-                    }
-                    return;
+                    return self.end(packet, end, now, out);
                 }
             }
         }
-        // A list without an end is a fault of whoever made it.
+        // A list without an end, or with too many limiters, is a fault of whoever made it.
         self.lose(packet, Reason::Internal, now);
     }
 
     /// Drops a packet on its way.
-    fn lose(&self, packet: &Packet<'_>, reason: Reason, now: Nanos) {
+    pub(crate) fn lose(&self, packet: &Packet<'_>, reason: Reason, now: Nanos) {
         self.refuse(packet.ingress, Some(packet.headers.meta.tuple), reason, None, packet.packets, now);
     }
 
@@ -101,6 +106,7 @@ impl Core {
         &mut self,
         packet: &mut Packet<'_>,
         mtu: u16,
+        stages: Stages,
         rest: &[Action],
         now: Nanos,
         out: &mut impl Output,
@@ -127,7 +133,7 @@ impl Core {
                 packets: 1,
                 bytes: length,
             };
-            self.replay(&mut piece, rest, now, out);
+            self.replay_behind(stages.clone(), &mut piece, rest, now, out);
         });
         self.scratch = room;
         match outcome {
@@ -136,10 +142,5 @@ impl Core {
                 .made(u64::saturating_sub(pieces, packet.packets), u64::saturating_sub(bytes, packet.bytes)),
             Err(_) => self.lose(packet, Reason::PacketTooBig, now),
         }
-    }
-
-    fn delay_of(&self, line: vnet_dataplane::DelayId) -> std::time::Duration {
-        let spec = self.snapshot.delays().iter().find(|spec| spec.id == line);
-        std::time::Duration::from_nanos(spec.map_or(0, |spec| spec.delay_ns))
     }
 }

@@ -244,6 +244,23 @@ impl Router {
         }
     }
 
+    /// Packets wait for their departure: whoever works on a long batch looks at the clock in between, and calls
+    /// [`Router::depart`].
+    #[inline]
+    pub fn is_timing(&self) -> bool {
+        self.core.departures.next_timeout().is_some()
+    }
+
+    /// When the next packet departs.
+    pub fn next_departure(&self) -> Option<Nanos> {
+        self.core.departures.next_timeout()
+    }
+
+    /// Sends what is due by `now`. Those that go into tunnels are sealed, and sent at the batch's end.
+    pub fn depart(&mut self, now: Nanos, out: &mut impl Output) {
+        self.core.depart(now, out);
+    }
+
     /// When [`Router::poll_output`] has something to do; `None` if nothing waits.
     pub fn next_timeout(&self) -> Option<Nanos> {
         let busy = !self.flows.is_empty() || !self.offloading.is_empty();

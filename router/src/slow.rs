@@ -154,6 +154,7 @@ impl Core {
         }
         self.snapshot = Arc::clone(&current);
         self.shared.rates().adopt(&self.snapshot);
+        self.departures.adopt(&self.snapshot);
         true
     }
 }

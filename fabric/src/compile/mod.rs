@@ -197,12 +197,11 @@ impl<'a> Builder<'a> {
     ) -> vnet_dataplane::LimiterId {
         let id = self.ids.limiter(&name);
         let bits_per_second = u64::from(megabits_per_second) * 1_000_000;
-        self.snapshot.limiters.push(LimiterSpec {
-            id,
-            name: name.into(),
-            gateway: gateway.map(Into::into),
-            bits_per_second,
-        });
+        // The NICs of a machine, which come one after the other, share its limiter.
+        if self.snapshot.limiters.last().is_none_or(|last| last.id != id) {
+            let gateway = gateway.map(Into::into);
+            self.snapshot.limiters.push(LimiterSpec { id, name: name.into(), gateway, bits_per_second });
+        }
         id
     }
 

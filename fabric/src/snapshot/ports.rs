@@ -171,6 +171,13 @@ pub struct LimiterSpec {
     pub bits_per_second: u64,
 }
 
+impl LimiterSpec {
+    /// The machine whose bandwidth it is.
+    pub fn machine(&self) -> Option<&str> {
+        self.name.strip_prefix("vm/")?.strip_suffix("/egress")
+    }
+}
+
 /// A constant-delay line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelaySpec {
