@@ -19,6 +19,7 @@ use vnet_router::{DropRecord, FlowRecord};
 use super::input::Input;
 use super::keys;
 use super::lab::Lab;
+use super::scrape::tunnel_shaper;
 use crate::worker::monotonic;
 
 /// The live flows of a lab, busiest first.
@@ -215,6 +216,7 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
                 ingress_bytes: status.as_ref().map_or(0, |status| status.received_bytes),
                 throughput_mbps: limiter_of(&snapshot, spec)
                     .map(|limiter| limiter.bits_per_second / 1_000_000),
+                queueing_delay_us: tunnel_shaper(lab, &snapshot, spec, now).delay_ns / 1000,
             }
         })
         .collect();

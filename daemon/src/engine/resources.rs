@@ -1,6 +1,6 @@
 //! The resources of a lab as `show` lists them: what the file says, with what is in force.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use vnet_api::Resource;
 use vnet_fabric::control::{PeeringSyncLevel, State};
 use vnet_fabric::effective::{self, EffectivePeering};
@@ -8,6 +8,8 @@ use vnet_fabric::snapshot::TunnelStatus;
 
 use super::lab::Lab;
 use super::public_addresses;
+use super::scrape::machine_shapers;
+use crate::metrics::ShaperQueue;
 
 /// Sections of the file whose entries are resources with a name.
 const SECTIONS: &[&str] = &[
@@ -44,6 +46,7 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
             }
         }
     }
+    show_queues(&mut all, &machine_shapers(lab, &lab.snapshot()));
     all.extend(public_addresses::all(&view.topology, &lab.snapshot()));
     all.push(offload(lab));
     all
@@ -62,6 +65,16 @@ fn offload(lab: &Lab) -> Resource {
         state: state.to_owned(),
         properties: serde_json::json!({"enabled": lab.kernel.is_ok(), "reason": lab.kernel.as_ref().err()}),
         summary,
+    }
+}
+
+/// Adds to machines with a bandwidth what waits for it at present.
+fn show_queues(all: &mut [Resource], queues: &[(String, ShaperQueue)]) {
+    for (machine, queue) in queues {
+        let found = all.iter_mut().find(|own| own.kind == "virtualMachines" && own.name == *machine);
+        let Some(Resource { properties: Value::Object(properties), .. }) = found else { continue };
+        let shown = json!({"bytes": queue.bytes, "delayMs": queue.delay_ns as f64 / 1e6});
+        properties.insert("bandwidthQueue".to_owned(), shown);
     }
 }
 
@@ -132,7 +145,9 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
                 addresses.dedup();
                 format!("{} {}", texts(nic.get("subnet")).join(""), addresses.join(", "))
             };
+            let rate = properties.get("bandwidthMbps").and_then(Value::as_u64);
             nics.iter().map(of).collect::<Vec<_>>().join("; ")
+                + &rate.map(|rate| format!(", {rate} Mb/s")).unwrap_or_default()
         }
         "azureFirewalls" | "virtualNetworkGateways" => format!("{} {}", text("virtualNetwork"), text("sku")),
         "localNetworkGateways" => {

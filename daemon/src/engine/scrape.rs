@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use vnet_dataplane::{CounterId, FunctionId, PortId, Reason};
+use vnet_dataplane::{CounterId, FunctionId, Nanos, PortId, Reason};
 use vnet_fabric::RuleId;
-use vnet_fabric::snapshot::{CounterKind, HitKind, PortKind, Snapshot, TunnelDirection};
+use vnet_fabric::snapshot::{
+    CounterKind, HitKind, LimiterSpec, PortKind, Snapshot, TunnelDirection, TunnelSpec,
+};
 use vnet_gateway::ConnectionStatus;
 use vnet_router::{Balance, Router};
 
@@ -12,7 +14,7 @@ use super::lab::Lab;
 use super::live::{drop_counts, tunnel_statuses};
 use crate::metrics::{
     Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
-    SnatPorts, Traffic, TunnelCounter, WorkerCounter,
+    ShaperQueue, SnatPorts, Traffic, TunnelCounter, WorkerCounter,
 };
 use crate::worker::monotonic;
 
@@ -35,6 +37,7 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         firewall_rules,
         nsg_rules,
         tunnels: tunnels(lab, &snapshot),
+        machine_shapers: machine_shapers(lab, &snapshot),
         flows,
         offloaded_flows,
         offloaded: lab.workers.iter().fold(Traffic::default(), |sum, worker| Traffic {
@@ -146,9 +149,6 @@ fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
             });
             found.map_or(Traffic { packets: 0, bytes: 0 }, |found| counter(lab, found.id))
         };
-        let rates = lab.shared.rates();
-        let queued =
-            snapshot.gateway_limiters(&spec.gateway).map(|limiter| rates.queued_bytes(limiter.id, now)).sum();
         TunnelCounter {
             gateway: spec.gateway.to_string(),
             connection: spec.connection.to_string(),
@@ -157,10 +157,41 @@ fn tunnels(lab: &Lab, snapshot: &Snapshot) -> Vec<TunnelCounter> {
             outbound: of(TunnelDirection::Egress),
             handshakes: status.as_ref().map_or(0, |status| status.handshakes),
             up: status.is_some_and(|status| status.status == ConnectionStatus::Connected),
-            shaper_queue_bytes: queued,
+            shaper: tunnel_shaper(lab, snapshot, spec, now),
         }
     });
     ends.collect()
+}
+
+/// What waits at a tunnel end: packets pass its gateway's limiter of a direction and its own, one after the other.
+pub(super) fn tunnel_shaper(lab: &Lab, snapshot: &Snapshot, spec: &TunnelSpec, now: Nanos) -> ShaperQueue {
+    let rates = lab.shared.rates();
+    let own = format!("tunnel/{}/", spec.name);
+    let of = |direction: &str| {
+        snapshot
+            .gateway_limiters(&spec.gateway)
+            .filter(|limiter| limiter.name.ends_with(direction))
+            .filter(|limiter| limiter.name.starts_with("gateway/") || limiter.name.starts_with(&own))
+            .fold(ShaperQueue::default(), |sum, limiter| ShaperQueue {
+                bytes: sum.bytes + rates.queued_bytes(limiter.id, now),
+                delay_ns: sum.delay_ns + rates.queueing_delay(limiter.id, now).as_nanos() as u64,
+            })
+    };
+    let (out, back) = (of("/egress"), of("/ingress"));
+    ShaperQueue { bytes: out.bytes + back.bytes, delay_ns: out.delay_ns.max(back.delay_ns) }
+}
+
+/// What waits for the bandwidth of machines that have a limit.
+pub(super) fn machine_shapers(lab: &Lab, snapshot: &Snapshot) -> Vec<(String, ShaperQueue)> {
+    let (rates, now) = (lab.shared.rates(), monotonic());
+    let of = |spec: &LimiterSpec| {
+        let queue = ShaperQueue {
+            bytes: rates.queued_bytes(spec.id, now),
+            delay_ns: rates.queueing_delay(spec.id, now).as_nanos() as u64,
+        };
+        Some((spec.machine()?.to_owned(), queue))
+    };
+    snapshot.limiters().iter().filter_map(of).collect()
 }
 
 fn snat_ports<'a>(lab: &Lab, translators: impl Iterator<Item = (&'a str, FunctionId)>) -> Vec<SnatPorts> {

@@ -115,8 +115,17 @@ pub struct TunnelCounter {
     pub handshakes: u64,
     /// Whether a session is up.
     pub up: bool,
-    /// Bytes that wait in the shaper.
-    pub shaper_queue_bytes: u64,
+    /// What waits for its rate and the gateway's.
+    pub shaper: ShaperQueue,
+}
+
+/// What waits for a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShaperQueue {
+    /// Bytes of IP packets.
+    pub bytes: u64,
+    /// How long a packet that comes now waits, in nanoseconds.
+    pub delay_ns: u64,
 }
 
 /// Source ports in use for translation.
@@ -158,6 +167,8 @@ pub struct LabCounters {
     pub nsg_rules: Vec<NsgRuleCounter>,
     /// Per tunnel end.
     pub tunnels: Vec<TunnelCounter>,
+    /// Per machine whose bandwidth is limited: what it sends.
+    pub machine_shapers: Vec<(String, ShaperQueue)>,
     /// Live flow entries by state.
     pub flows: Vec<(String, u64)>,
     /// Those of them that the kernel carries.

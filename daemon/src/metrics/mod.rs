@@ -7,6 +7,6 @@ mod tests;
 
 pub use counters::{
     Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
-    SnatPorts, Traffic, TunnelCounter, WorkerCounter,
+    ShaperQueue, SnatPorts, Traffic, TunnelCounter, WorkerCounter,
 };
 pub use render::Metrics;

@@ -2,7 +2,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use vnet_router::Balance;
@@ -88,6 +89,10 @@ impl Families {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.add(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
     fn pair(&self, stem: &str, what: &str, labels: &[&str]) -> prometheus::Result<Pair> {
         let counter = |unit: &str, help: String| self.counter(&format!("{stem}_{unit}_total"), &help, labels);
         Ok(Pair {
@@ -107,6 +112,10 @@ impl Pair {
         self.bytes.with_label_values(labels).inc_by(traffic.bytes);
         self.packets.with_label_values(labels).inc_by(traffic.packets);
     }
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
 }
 
 fn gauge_value(value: u64) -> i64 {
@@ -196,8 +205,23 @@ fn tunnel_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
     let up = families.gauge("vnet_gateway_tunnel_up", "1 if the tunnel has a session, else 0.", TUNNEL)?;
     let queue = families.gauge(
         "vnet_gateway_shaper_queue_bytes",
-        "Bytes that wait for the tunnel's rate.",
+        "Bytes that wait for the tunnel's rate and its gateway's.",
         TUNNEL,
+    )?;
+    let delay = families.seconds(
+        "vnet_gateway_shaper_delay_seconds",
+        "How long a packet into or out of the tunnel waits for rates at present.",
+        TUNNEL,
+    )?;
+    let machine_queue = families.gauge(
+        "vnet_vm_shaper_queue_bytes",
+        "Bytes from a machine that wait for its bandwidth.",
+        &["lab", "vm"],
+    )?;
+    let machine_delay = families.seconds(
+        "vnet_vm_shaper_delay_seconds",
+        "How long a packet from a machine waits for its bandwidth at present.",
+        &["lab", "vm"],
     )?;
     for counters in labs {
         for tunnel in &counters.tunnels {
@@ -208,7 +232,13 @@ fn tunnel_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
             traffic.set(&directed(Direction::Outbound), tunnel.outbound);
             handshakes.with_label_values(&labels).inc_by(tunnel.handshakes);
             up.with_label_values(&labels).set(i64::from(tunnel.up));
-            queue.with_label_values(&labels).set(gauge_value(tunnel.shaper_queue_bytes));
+            queue.with_label_values(&labels).set(gauge_value(tunnel.shaper.bytes));
+            delay.with_label_values(&labels).set(seconds(tunnel.shaper.delay_ns));
+        }
+        for (machine, shaper) in &counters.machine_shapers {
+            let labels = [counters.lab.as_str(), machine];
+            machine_queue.with_label_values(&labels).set(gauge_value(shaper.bytes));
+            machine_delay.with_label_values(&labels).set(seconds(shaper.delay_ns));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ mod clock;
 mod io;
 mod kernel_flows;
 mod poller;
+mod punctual;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,8 @@ impl Worker {
             inbox,
             stats: Arc::clone(&stats),
             frame: vec![0; FRAME_BYTES_MAX].into_boxed_slice(),
+            now: Nanos::ZERO,
+            worked: 0,
             stopped: false,
         };
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
@@ -203,8 +206,12 @@ impl Drop for Worker {
 /// sender that waits a scheduler's turn for an answer sends again what was not lost.
 const NICENESS: libc::c_int = -15;
 
-/// Puts the calling thread before others. Without the right to do so it stays among them.
+/// Puts the calling thread before others, and lets its timers end when they should, not 50 us later. Without the right to go
+/// first it stays among the others.
 fn put_first() {
+    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
+        tracing::debug!(%error, "a worker's timers have slack");
+    }
     // SAFETY: setpriority takes numbers only; process 0 is the calling thread on Linux.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
         tracing::debug!(error = %std::io::Error::last_os_error(), "a worker stays at the usual priority");
@@ -218,22 +225,25 @@ struct Loop {
     inbox: mpsc::Receiver<Command>,
     stats: Arc<WorkerStats>,
     frame: Box<[u8]>,
+    /// The present batch's time.
+    now: Nanos,
+    /// Work since the last look at the clock.
+    worked: usize,
     stopped: bool,
 }
 
 impl Loop {
     fn run(&mut self) {
         while !self.stopped {
-            let now = monotonic();
-            let timeout = self.router.next_timeout().map(|at| at.since(now));
-            if let Err(error) = self.poller.wait(timeout) {
+            if let Err(error) = self.wait() {
                 tracing::error!(%error, "the worker cannot wait for its devices");
                 return;
             }
             let began = monotonic();
             self.stats.began_ns.store(began.0, Ordering::Relaxed);
             self.router.begin();
-            self.batch(began);
+            self.now = began;
+            self.batch();
             self.router.poll_output(monotonic(), &mut self.ports);
             let busy = monotonic().since(began).as_nanos() as u64;
             self.stats.busy_ns.store(self.stats.busy_ns.load(Ordering::Relaxed) + busy, Ordering::Relaxed);
@@ -242,28 +252,28 @@ impl Loop {
         }
     }
 
-    fn batch(&mut self, now: Nanos) {
+    fn batch(&mut self) {
         for index in 0..self.poller.ready_len() {
             match self.poller.ready(index) {
-                Ready::Wake => self.take_commands(now),
+                Ready::Wake => self.take_commands(self.now),
                 Ready::Port(port) => {
-                    let taken = self.drain(port, now);
+                    let taken = self.drain(port);
                     if taken == 0 && self.poller.failed(index) {
                         tracing::debug!(port = port.0, "a device is about to go");
                         self.detach(port);
                     }
                 }
-                Ready::Socket(index) => self.receive(index, now),
+                Ready::Socket(index) => self.ports.receive(index, &mut self.router, self.now),
             }
         }
     }
 
     /// Routes what a device has, within the budget; gives the number of frames.
-    fn drain(&mut self, port: PortId, now: Nanos) -> usize {
+    fn drain(&mut self, port: PortId) -> usize {
         for taken in 0..BUDGET_FRAMES {
             let Some(queue) = self.ports.queue(port) else { return taken };
             match queue.read(&mut self.frame) {
-                Ok(Some(length)) => self.router.input(port, &mut self.frame[..length], now, &mut self.ports),
+                Ok(Some(length)) => self.route(port, length),
                 Ok(None) => return taken,
                 Err(error) => {
                     tracing::debug!(port = port.0, %error, "a device is gone");
@@ -273,10 +283,6 @@ impl Loop {
             }
         }
         BUDGET_FRAMES
-    }
-
-    fn receive(&mut self, index: usize, now: Nanos) {
-        self.ports.receive(index, &mut self.router, now);
     }
 
     fn take_commands(&mut self, now: Nanos) {
