@@ -30,6 +30,8 @@ mod routes;
 mod story;
 #[path = "labs/telemetry.rs"]
 mod telemetry;
+#[path = "labs/timing.rs"]
+mod timing;
 #[path = "labs/trace.rs"]
 mod trace;
 #[path = "labs/vpn.rs"]
@@ -55,6 +57,7 @@ fn main() {
         nva::LABS,
         vpn::LABS,
         trace::LABS,
+        timing::LABS,
         story::LABS,
         random::LABS,
         live::LABS,

@@ -86,6 +86,7 @@ fn table(report: &GatewayReport) -> String {
         "Egress",
         "Ingress",
         "Mb/s",
+        "Queue",
     ]);
     let mut reasons = Vec::new();
     for tunnel in &report.value {
@@ -106,6 +107,7 @@ fn table(report: &GatewayReport) -> String {
             bytes(tunnel.egress_bytes),
             bytes(tunnel.ingress_bytes),
             tunnel.throughput_mbps.map_or_else(|| "-".to_owned(), |rate| rate.to_string()),
+            format!("{:.1} ms", tunnel.queueing_delay_us as f64 / 1e3),
         ]);
         if let Some(why) = &tunnel.why {
             reasons.push(format!("{}, {}: {why}", tunnel.gateway, tunnel.connection));
