@@ -19,8 +19,8 @@ pub use lab::{
     Health, LabSummary, PlanReport, Progress, ProgressState, Resource, TopologyFile, ValidateReport,
 };
 pub use live::{
-    ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
-    LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
+    CaptureRequest, ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict,
+    GatewayReport, LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
 pub use probe::{
     ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,
@@ -35,6 +35,9 @@ pub const SYSTEM_SOCKET: &str = "/run/vnetd/vnetd.sock";
 
 /// Name of the socket below `XDG_RUNTIME_DIR`, for a daemon without `/run/vnetd`.
 pub const RUNTIME_SOCKET: &str = "vnetd/vnetd.sock";
+
+/// Media type of a capture.
+pub const PCAPNG: &str = "application/x-pcapng";
 
 /// Media type of a stream of one JSON object a line.
 pub const NDJSON: &str = "application/x-ndjson";

@@ -40,6 +40,20 @@ pub enum RunsIn {
     Kernel,
 }
 
+/// What to capture, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaptureRequest {
+    /// A VM, a NIC as `web/eth0`, a peering as `hub/spoke`, or a connection.
+    pub target: String,
+    /// Ends after so many packets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Ends after so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
+}
+
 /// One direction of a flow, as the flow table holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    apply, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows, gateway,
-    ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, plan, schema, search,
-    show, test, traffic, validate,
+    apply, capture, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows,
+    gateway, ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, plan,
+    schema, search, show, test, traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -139,6 +139,9 @@ pub(crate) enum Command {
     /// The live flows.
     #[command(after_help = "Example:\n  vnetctl flows --limit 20")]
     Flows(flows::Flows),
+    #[command(after_help = "Examples:\n  vnetctl capture web -w web.pcapng\n  \
+        vnetctl capture hub/spoke1 -w - | wireshark -k -i -")]
+    Capture(capture::Capture),
     /// What was dropped, and why.
     #[command(after_help = "Example:\n  vnetctl drops")]
     Drops(drops::Drops),
@@ -186,6 +189,7 @@ impl Command {
             Command::Ping(verb) => verb.run(context).await,
             Command::Traffic(verb) => verb.run(context).await,
             Command::Flows(verb) => verb.run(context).await,
+            Command::Capture(verb) => verb.run(context).await,
             Command::Drops(verb) => verb.run(context).await,
             Command::Gateway(verb) => verb.run(context).await,
             Command::VpnConfig(verb) => verb.run(context).await,

@@ -148,6 +148,21 @@ impl Client {
         Ok(())
     }
 
+    /// Hands the answer's body to `take`, piece by piece as it comes.
+    pub(crate) async fn pieces(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut answer = self.request(Method::GET, path, None, false).await?.into_body();
+        while let Some(frame) = answer.frame().await {
+            if let Ok(data) = frame.context("vnetd broke the answer off")?.into_data() {
+                take(&data)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for an upgrade to the exec protocol; answers the connection and what the daemon said first.
     pub(crate) async fn upgrade(
         &self,

@@ -16,6 +16,7 @@ mod replay;
 mod router;
 mod shared;
 mod slow;
+mod tap;
 mod tunnels;
 
 pub use drops::{DropLog, DropRecord};
@@ -24,4 +25,5 @@ pub use output::Output;
 pub use rates::Rates;
 pub use router::{FlowRecord, Router, RouterOptions};
 pub use shared::{SessionMemory, Sessions, Shared};
+pub use tap::{TapFilter, TapId, TapSink, Tapped};
 pub use tunnels::{TunnelSetup, Tunnels};

@@ -162,6 +162,7 @@ impl Router {
             None if lives
                 && flow.packets >= PACKETS_MIN
                 && self.flows.may_offer(id, now)
+                && !self.is_tapped(flow.key().ingress(), self.flows.actions(id))
                 && self.offloading.candidates.len() < CANDIDATES_MAX =>
             {
                 let key = *self.flows.get(id).key();
@@ -197,6 +198,7 @@ impl Router {
             && flow.offload().is_none()
             && flow.epoch != record.entry.epoch
             && **self.flows.actions(id) == *record.actions
+            && !self.taps.iter().any(|tap| tap.takes_flow(record.entry.key.ingress(), &record.actions))
             && self.core.offer_of(flow.key(), &record.actions, flow.epoch).is_some();
         if !same || !out.renew(record.slot, flow.epoch) {
             return false;
@@ -214,6 +216,9 @@ impl Router {
             return;
         }
         let actions = self.flows.actions(id);
+        if self.is_tapped(flow.key().ingress(), actions) {
+            return;
+        }
         let entry = self.core.offer_of(flow.key(), actions, flow.epoch);
         let entered = entry
             .filter(|_| self.core.keep_sessions(flow.sessions(), None))
@@ -234,6 +239,15 @@ impl Router {
         };
         let index = self.offloading.add(record);
         self.flows.set_offload(id, Some(index));
+    }
+
+    /// Takes back the flows that `wanted` names by ingress and actions; the next settling ends their entries.
+    pub(crate) fn recall(&mut self, wanted: impl Fn(PortId, &[Action]) -> bool) {
+        for record in self.offloading.records.iter().flatten() {
+            if let Some(id) = record.flow.filter(|_| wanted(record.entry.key.ingress(), &record.actions)) {
+                self.flows.loosen(id);
+            }
+        }
     }
 
     /// Merges what every entry has counted: flows, counters and sessions are up to date then.
@@ -327,6 +341,7 @@ impl Router {
             let kept = id.filter(|id| {
                 let offer = self.core.offer_of(&entry.key, self.flows.actions(*id), wanted.epoch);
                 self.offloading.enabled
+                    && !self.is_tapped(entry.key.ingress(), self.flows.actions(*id))
                     && self.flows.get(*id).offload().is_none()
                     && offer == Some(wanted)
                     && out.renew(slot, wanted.epoch)

@@ -17,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::offload::Offloading;
 use crate::output::Output;
 use crate::shared::Shared;
+use crate::tap::Tap;
 
 /// Flows and sessions that one call looks at for expiry.
 const EXPIRY_BUDGET: usize = 256;
@@ -78,6 +79,7 @@ pub struct Router {
     pub(crate) fragments: FragmentTracker,
     pub(crate) core: Core,
     pub(crate) offloading: Offloading,
+    pub(crate) taps: Vec<Tap>,
     epoch: u32,
     next_expiry: Nanos,
     opened: crate::core::Opened,
@@ -94,6 +96,7 @@ impl Router {
             next_expiry: Nanos::ZERO,
             core: Core::new(shared),
             offloading: Offloading::new(options.offload),
+            taps: Vec::new(),
         }
     }
 
@@ -122,6 +125,14 @@ impl Router {
 
     /// Takes one frame, a 10-byte virtio_net header and an IP packet, from a port.
     pub fn input(&mut self, port: PortId, frame: &mut [u8], now: Nanos, out: &mut impl Output) {
+        if self.taps.is_empty() {
+            self.take(port, frame, now, out);
+        } else {
+            self.take_tapped(port, frame, now, out);
+        }
+    }
+
+    pub(crate) fn take(&mut self, port: PortId, frame: &mut [u8], now: Nanos, out: &mut impl Output) {
         match read(port, frame) {
             Ok(Some(packet)) => self.route(packet, now, out),
             Ok(None) => {}
@@ -231,7 +242,11 @@ impl Router {
     /// Ends a batch: sends what was sealed, and whatever is due by `now`.
     pub fn poll_output(&mut self, now: Nanos, out: &mut impl Output) {
         self.flush_opened(now, out);
-        self.core.depart(now, out);
+        if self.taps.is_empty() {
+            self.core.depart(now, out);
+        } else {
+            self.depart_tapped(now, out);
+        }
         self.core.run_tunnels(now, out);
         self.settle_offloads(now, out);
         if self.next_expiry <= now {

@@ -1,6 +1,7 @@
 //! One module per verb.
 
 pub(crate) mod apply;
+pub(crate) mod capture;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod doctor;

@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
-    ApplyReport, ApplyRequest, ConfigFormat, DoctorReport, DownReport, DropReport, ExecRequest, FlowReport,
-    GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
-    Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
+    ApplyReport, ApplyRequest, CaptureRequest, ConfigFormat, DoctorReport, DownReport, DropReport,
+    ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest,
+    ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
 };
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
@@ -98,6 +99,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Drops by machine and reason since the lab came up.
     fn drops(&self, lab: &str) -> answers!(DropReport);
+
+    /// Captures packets; the pieces of a pcapng file come until it is whole or the receiver is dropped.
+    fn capture(&self, lab: &str, request: CaptureRequest) -> answers!(mpsc::Receiver<Bytes>);
 
     /// Both ends of each tunnel.
     fn gateway_status(&self, lab: &str) -> answers!(GatewayReport);

@@ -1,13 +1,19 @@
 //! What is happening in a lab, and how the host stands.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use vnet_api::{ConfigFormat, DoctorReport, DropReport, FlowReport, GatewayReport, LogReport, PeerConfig};
+use vnet_api::{
+    CaptureRequest, ConfigFormat, DoctorReport, DropReport, FlowReport, GatewayReport, LogReport, PCAPNG,
+    PeerConfig,
+};
 
 use super::App;
 use super::backend::{Answer, Backend};
@@ -43,6 +49,19 @@ pub(crate) async fn drops<B: Backend>(
     Path(lab): Path<String>,
 ) -> Answer<Json<DropReport>> {
     Ok(Json(app.backend.drops(&lab).await?))
+}
+
+pub(crate) async fn capture<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(request): Params<CaptureRequest>,
+) -> Answer<Response> {
+    let pieces = app.backend.capture(&lab, request).await?;
+    let pieces = stream::unfold(pieces, |mut pieces| async move {
+        let piece = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(piece), pieces))
+    });
+    Ok(([(CONTENT_TYPE, PCAPNG)], Body::from_stream(pieces)).into_response())
 }
 
 pub(crate) async fn gateways<B: Backend>(

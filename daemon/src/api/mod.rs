@@ -29,9 +29,9 @@ use serde_json::Value;
 use vnet_analysis::impact::ImpactReport;
 use vnet_analysis::search::SearchReport;
 use vnet_api::{
-    ApplyEvent, ApplyRequest, DoctorReport, DropReport, ExecRequest, FlowReport, GatewayReport, Health,
-    LabSummary, LogReport, MatrixReport, NDJSON, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
-    TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
+    ApplyEvent, ApplyRequest, CaptureRequest, DoctorReport, DropReport, ExecRequest, FlowReport,
+    GatewayReport, Health, LabSummary, LogReport, MatrixReport, NDJSON, PCAPNG, PathAnswer, PeerConfig,
+    PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
 };
 use vnet_fabric::effective::{
     EffectiveNsgList, EffectivePeering, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics,
@@ -229,6 +229,11 @@ fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     routes.add(Method::GET, "/v1/labs/{lab}/flows", operation, live::flows::<B>);
     let operation = described::<_, DropReport>(routes, "listDrops", "Drops by machine and reason.");
     routes.add(Method::GET, "/v1/labs/{lab}/drops", operation, live::drops::<B>);
+    let query = routes.query::<CaptureRequest>();
+    let schema = routes.schema::<String>();
+    let summary = "The packets of a machine or link with their verdicts, as a pcapng file that grows.";
+    let operation = routes.operation("capture", summary).query(query).answers(PCAPNG, schema);
+    routes.add(Method::GET, "/v1/labs/{lab}/capture", operation, live::capture::<B>);
     let operation = described::<_, GatewayReport>(routes, "listTunnels", "Tunnels and how they stand.");
     routes.add(Method::GET, "/v1/labs/{lab}/gateways", operation, live::gateways::<B>);
     let query = routes.query::<live::ConfigQuery>();

@@ -4,12 +4,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
-    ApplyReport, ApplyRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport, DropReport,
-    ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest,
-    ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
+    ApplyReport, ApplyRequest, CaptureRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport,
+    DropReport, ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport,
+    ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest,
+    ValidateReport,
 };
 
 use vnet_config::model::Topology;
@@ -17,6 +19,7 @@ use vnet_fabric::Snapshot;
 use vnet_fabric::control::{Effect, PeeringState, State};
 use vnet_fabric::effective::{self, EffectivePeering};
 
+use super::capture::Capture;
 use super::input::Input;
 use super::lab::Lab;
 use super::{Engine, live, probe, resources, run, scrape, traffic};
@@ -303,6 +306,16 @@ impl Backend for Service {
 
     async fn drops(&self, lab: &str) -> Answer<DropReport> {
         self.on_lab(lab, |lab| Ok(live::drops(lab))).await
+    }
+
+    async fn capture(&self, lab: &str, request: CaptureRequest) -> Answer<mpsc::Receiver<Bytes>> {
+        let capture = self.on_lab(lab, move |lab| Capture::begin(Arc::clone(lab), request)).await?;
+        let (pieces, file) = mpsc::channel(16);
+        std::thread::Builder::new()
+            .name("capture".into())
+            .spawn(move || capture.run(&pieces))
+            .map_err(|error| ApiError::internal(format!("no thread for the capture: {error}")))?;
+        Ok(file)
     }
 
     async fn gateway_status(&self, lab: &str) -> Answer<GatewayReport> {

@@ -3,6 +3,7 @@
 mod backend;
 mod blueprint;
 mod build;
+mod capture;
 mod evidence;
 mod factory;
 mod fault;

@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
+use axum::body::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::*;
@@ -154,6 +155,15 @@ impl Backend for Fake {
     async fn drops(&self, lab: &str) -> Answer<DropReport> {
         self.check(lab)?;
         Ok(DropReport::default())
+    }
+
+    async fn capture(&self, lab: &str, request: CaptureRequest) -> Answer<mpsc::Receiver<Bytes>> {
+        self.check(lab)?;
+        let (pieces, file) = mpsc::channel(4);
+        for piece in [request.target, format!(" {:?}", request.count)] {
+            pieces.try_send(piece.into()).expect("there is room");
+        }
+        Ok(file)
     }
 
     async fn gateway_status(&self, lab: &str) -> Answer<GatewayReport> {

@@ -2,9 +2,13 @@
 
 mod world;
 
+use std::sync::{Arc, Mutex};
+
 use proptest::prelude::*;
-use vnet_dataplane::{FiveTuple, FlowState, PortId, Protocol, TcpFlags};
-use vnet_router::RouterOptions;
+use vnet_dataplane::{FiveTuple, FlowState, PortId, Protocol, Reason, TcpFlags};
+use vnet_fabric::Verdict;
+use vnet_fabric::snapshot::CounterKind;
+use vnet_router::{RouterOptions, TapFilter, TapId, TapSink, Tapped};
 
 use world::{Packet, World};
 
@@ -298,6 +302,88 @@ fn a_new_router_keeps_what_is_still_plain_and_removes_the_rest() {
         world.pass(1_000);
         assert_eq!(world.kernel.used(), offloaded(&world));
     }
+}
+
+/// Keeps what taps take.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Vec<(PortId, Option<Verdict>, Vec<u8>)>>);
+
+impl TapSink for Seen {
+    fn take(&self, packet: &Tapped<'_>) {
+        self.0.lock().unwrap().push((packet.port, packet.verdict, packet.packet.to_vec()));
+    }
+}
+
+#[test]
+fn a_tap_takes_its_flows_back_and_sees_every_packet() {
+    let mut world = world();
+    let all = connections(&world);
+    all.iter().for_each(|connection| carry_on(&mut world, connection));
+    let (ma, near) = (world.port("ma/eth0"), world.port("near/eth0"));
+    let seen = Arc::new(Seen::default());
+    let filter = TapFilter { ports: vec![near], counters: Vec::new() };
+    world.tap(filter, &seen);
+    // Three of nine connections touch this machine.
+    assert_eq!(offloaded(&world), 2 * (all.len() - 3));
+    let carried = world.kernel.carried;
+    for connection in &all[..3] {
+        for reply in [false, true] {
+            world.pass(2_000);
+            assert_eq!(world.send(&packet(connection, reply, ACK)).len(), 1);
+        }
+    }
+    world.send(&packet(&all[4], false, ACK));
+    assert_eq!(world.kernel.carried, carried + 1, "others go on where they were");
+    let taken = std::mem::take(&mut *seen.0.lock().unwrap());
+    let verdicts: Vec<_> = taken.iter().map(|(port, verdict, _)| (*port, *verdict)).collect();
+    let one = [(near, None), (near, Some(Verdict::Deliver(ma)))];
+    assert_eq!(verdicts, [one, one, one].concat());
+    // What came out of a machine and is denied is seen with the reason.
+    let spoofed = Packet { port: near, ..packet(&all[4], false, ACK) };
+    assert_eq!(world.send(&spoofed), []);
+    let taken = std::mem::take(&mut *seen.0.lock().unwrap());
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].1, Some(Verdict::Drop(Reason::SpoofedSource)));
+    world.router.untap(TapId(1));
+    for _ in 0..3 {
+        world.pass(1_000);
+        for connection in &all[..3] {
+            for reply in [false, true] {
+                world.send(&packet(connection, reply, ACK));
+            }
+        }
+    }
+    let flows = world.router.flows(world.now);
+    let own =
+        |flow: &&vnet_router::FlowRecord| flow.offloaded && all[..3].iter().any(|own| own.2 == flow.tuple);
+    assert_eq!(flows.iter().filter(own).count(), 3);
+    assert!(seen.0.lock().unwrap().is_empty());
+    assert_eq!(world.counted().balance.0, world.counted().balance.1);
+}
+
+#[test]
+fn a_tap_on_a_link_sees_what_crosses_it_once() {
+    let mut world = world();
+    let all = connections(&world);
+    carry_on(&mut world, &all[0]);
+    carry_on(&mut world, &all[3]);
+    let crossing = |spec: &&vnet_fabric::snapshot::CounterSpec| match &spec.kind {
+        CounterKind::Peering { from, to } => [&**from, &**to].contains(&"b"),
+        CounterKind::Tunnel { .. } => false,
+    };
+    let counters: Vec<_> =
+        world.router.snapshot().counters().iter().filter(crossing).map(|spec| spec.id).collect();
+    let seen = Arc::new(Seen::default());
+    let filter = TapFilter { ports: Vec::new(), counters };
+    world.tap(filter, &seen);
+    assert_eq!(offloaded(&world), 2, "the peering of a and h goes on");
+    for connection in [&all[0], &all[3]] {
+        for reply in [false, true] {
+            world.send(&packet(connection, reply, ACK));
+        }
+    }
+    let ports: Vec<PortId> = seen.0.lock().unwrap().iter().map(|(port, ..)| *port).collect();
+    assert_eq!(ports, [world.port("ma/eth0"), world.port("mb/eth0")]);
 }
 
 /// What happens to both worlds.

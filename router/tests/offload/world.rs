@@ -11,7 +11,7 @@ use vnet_dataplane::{
 };
 use vnet_fabric::{Event, Snapshot, State, compile};
 use vnet_gateway::ConnectionStatus;
-use vnet_router::{Ledger, Output, Router, RouterOptions, SessionMemory, Shared};
+use vnet_router::{Ledger, Output, Router, RouterOptions, SessionMemory, Shared, TapFilter, TapId, TapSink};
 
 /// Something that left: where, as what, with which TTL.
 pub(crate) type Sent = (PortId, FiveTuple, u8);
@@ -265,6 +265,13 @@ impl World {
 
     pub(crate) fn port(&self, name: &str) -> PortId {
         self.router.snapshot().port_by_name(name).expect("the lab has this port").id
+    }
+
+    /// Taps the router as the daemon's workers do.
+    pub(crate) fn tap<S: TapSink + 'static>(&mut self, filter: TapFilter, sink: &Arc<S>) {
+        let sink = Arc::clone(sink);
+        self.router.tap(TapId(1), filter, sink);
+        self.router.settle_offloads(self.now, &mut self.kernel);
     }
 
     pub(crate) fn merge(&mut self) {
