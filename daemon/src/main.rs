@@ -10,7 +10,7 @@ use vnet_router::RouterOptions;
 use vnetd::api::Api;
 use vnetd::api::server::{self, Socket};
 use vnetd::arguments::{Args, FlowOffload};
-use vnetd::engine::{Engine, Options, Service};
+use vnetd::engine::{Engine, HostKernel, Options, Service};
 use vnetd::host::{doctor, enter, state_dir};
 use vnetd::logging::{self, LogControl};
 use vnetd::metrics::Metrics;
@@ -66,7 +66,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         },
         kernel: match args.offload {
             FlowOffload::Off => Err("--offload off".to_owned()),
-            FlowOffload::Kernel => Err("this daemon was built without the kernel's program".to_owned()),
+            FlowOffload::Kernel => Ok(Arc::new(HostKernel)),
         },
         metrics: metrics_address,
     };

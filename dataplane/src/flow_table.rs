@@ -24,7 +24,7 @@ pub const FLOW_SESSIONS_MAX: usize = 6;
 
 const TICK_NS: u64 = 250_000_000;
 const TICKS_PER_SECOND: u32 = 4;
-const OFFER_DOUBLINGS_MAX: u8 = 6;
+const OFFER_DOUBLINGS_MAX: u8 = 8;
 const CHUNK_BITS: u32 = 12;
 const CHUNK: usize = 1 << CHUNK_BITS;
 /// A datagram flow that is older than this many others but was just used gets another turn, this often.
@@ -321,11 +321,12 @@ impl FlowTable {
         flow.offload == NIL && flow.offer_at <= tick_of(now)
     }
 
-    /// Takes note that an offer was refused: the next one waits a second, then twice as long each time, up to about a
-    /// minute.
+    /// Takes note that an offer was refused: the next one waits a quarter of a second, then twice as long each time, up to
+    /// about a minute.
     pub fn offer_refused(&mut self, id: FlowId, now: Nanos) {
         let flow = entry_mut(&mut self.chunks, id.0);
-        flow.offer_at = tick_of(now) + (TICKS_PER_SECOND << flow.refusals);
+        flow.offer_at = tick_of(now) + (1 << flow.refusals);
+        flow.look_at = flow.look_at.min(flow.offer_at);
         flow.refusals = (flow.refusals + 1).min(OFFER_DOUBLINGS_MAX);
     }
 

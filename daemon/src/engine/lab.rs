@@ -17,6 +17,7 @@ use vnet_router::{Router, RouterOptions, SessionMemory, Shared, TunnelSetup};
 use super::blueprint::{Blueprint, INTERNET};
 use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
+use super::kernel;
 use super::keys::{self, Keys};
 use super::live::owner_name;
 use super::programs::{Begun, Furniture, Programs};
@@ -154,9 +155,11 @@ impl Lab {
         let memory = SessionMemory::new(store::sessions(&dir, options.sessions_max)?);
         let now = seconds(monotonic());
         let shared = Arc::new(Shared::new(Snapshot::default(), memory, rand::random(), now));
-        let kernel = options.kernel.clone().and_then(|host| host.open(&name));
+        let kernel: Result<Arc<dyn KernelFlows>, String> =
+            options.kernel.clone().and_then(|host| host.open(&name));
         if let Err(why) = &kernel {
             tracing::info!(lab = %name, %why, "no flow runs in the kernel");
+            kernel::put_out_of_use(&name);
         }
         let left = kernel.as_ref().map_or_else(|_| Vec::new(), |kernel| kernel.take_adopted());
         if let Ok(kernel) = &kernel {

@@ -8,6 +8,7 @@ mod evidence;
 mod factory;
 mod fault;
 mod input;
+mod kernel;
 mod keys;
 mod lab;
 mod live;
@@ -22,6 +23,7 @@ mod store;
 mod traffic;
 
 pub use backend::Service;
+pub use kernel::HostKernel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -255,10 +255,11 @@ fn refused_offers_wait_ever_longer() {
     let key = FlowKey::new(PortId(1), &tuple(1, Protocol::UDP));
     let id = table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
     let mut now = Nanos::ZERO;
-    for wait_s in [1, 2, 4, 8, 16, 32, 64, 64] {
+    for wait_ticks in [1, 2, 4, 8, 16, 32, 64, 128, 256, 256] {
+        let wait = wait_ticks * SECOND / 4;
         assert!(table.may_offer(id, now));
         table.offer_refused(id, now);
-        assert!(!table.may_offer(id, Nanos(now.0 + wait_s * SECOND - 1)));
-        now = Nanos(now.0 + wait_s * SECOND);
+        assert!(!table.may_offer(id, Nanos(now.0 + wait - 1)));
+        now = Nanos(now.0 + wait);
     }
 }
