@@ -3,8 +3,10 @@
 use std::fs;
 use std::ops::Sub;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use vnet_integration::wait_until;
 
 /// USER_HZ, the unit of /proc/stat: 100 on every architecture that vnetd runs on.
 const NS_PER_TICK: u64 = 10_000_000;
@@ -60,6 +62,24 @@ fn field(thread: &std::path::Path, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(thread.join(file)).unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(name));
     value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Memory of a process that is in use.
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().with_context(|| line.to_owned())?;
+    Ok(kib * 1024)
+}
+
+/// Waits until the machine has nothing to do: namespaces that were removed are cleared away by the kernel later.
+pub(crate) fn wait_calm() -> Result<()> {
+    const INTERVAL: Duration = Duration::from_millis(250);
+    wait_until("the machine is idle", Duration::from_secs(60), || {
+        let before = machine_ns()?;
+        std::thread::sleep(INTERVAL);
+        Ok(u128::from(machine_ns()? - before) < INTERVAL.as_nanos() / 10)
+    })
 }
 
 fn machine_ns() -> Result<u64> {

@@ -30,6 +30,7 @@ impl Offload {
 /// A lab that is measured; it is taken down when this is dropped.
 pub(crate) struct BenchLab {
     lab: Lab,
+    offload: Offload,
 }
 
 impl BenchLab {
@@ -59,7 +60,8 @@ impl BenchLab {
         environment: &[(&str, &str)],
     ) -> Result<BenchLab> {
         let folder = bench.folder().join(role);
-        let mut lab = BenchLab { lab: idle_lab(programs, bench, role, &folder, offload, environment)? };
+        let lab = idle_lab(programs, bench, role, &folder, offload, environment)?;
+        let mut lab = BenchLab { lab, offload };
         lab.lab.daemon().run()?;
         lab.lab.up(topology)?.ok()?;
         Ok(lab)
@@ -68,6 +70,12 @@ impl BenchLab {
     /// The lab itself.
     pub(crate) fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// Whether its flows run where they should: in the kernel some packets were carried, if it was to carry any.
+    pub(crate) fn runs_as_told(&self) -> Result<bool> {
+        let carried = || self.lab.metric("vnet_offload_packets_total", &[]);
+        Ok(self.offload == Offload::Off || carried()? > 0.0)
     }
 
     /// From one machine to another's address.

@@ -46,6 +46,11 @@ impl Samples {
         self.0.keys().map(String::as_str)
     }
 
+    /// Without the figures of a path.
+    pub(crate) fn forget(&mut self, path: &str) {
+        self.0.shift_remove(path);
+    }
+
     /// With the paths in this order.
     pub(crate) fn in_order<'a>(mut self, paths: impl Iterator<Item = &'a str>) -> Samples {
         Samples(paths.filter_map(|path| self.0.swap_remove_entry(path)).collect())

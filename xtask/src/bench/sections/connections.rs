@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use vnet_integration::Running;
 
+use super::without_idle_offload;
 use crate::bench::cpu::Usage;
 use crate::bench::lab::{BenchLab, Offload};
 use crate::bench::measure::Taken;
@@ -55,13 +56,13 @@ fn measure(bench: &Bench) -> Result<Samples> {
     for (name, role, offload) in bench.kinds("firewall", "firewall-offload") {
         let lab = BenchLab::start(bench, &format!("c{role}"), &full, offload)?;
         paths.push(lab.path(name, "client", "server", "10.2.0.4")?);
-        labs.push(lab);
+        labs.push((name, lab));
     }
     if !bench.plan.is_quick {
         let lab = BenchLab::start(bench, "cn", &groups, Offload::Off)?;
         paths.push(lab.path("peering", "client", "server", "10.2.0.4")?);
         paths.push(lab.path("nsg", "guarded-client", "guarded-server", "10.2.1.4")?);
-        labs.push(lab);
+        labs.push(("nsg", lab));
     }
     ensure_alike(&paths)?;
     let servers = paths.iter().map(serve).collect::<Result<Vec<Running>>>()?;
@@ -74,7 +75,8 @@ fn measure(bench: &Bench) -> Result<Samples> {
         println!("round {} of {}", round + 1, bench.plan.rounds);
     }
     drop(servers);
-    Ok(samples.in_order(paths.iter().map(|path| path.name)))
+    let samples = samples.in_order(paths.iter().map(|path| path.name));
+    without_idle_offload(samples, &labs)
 }
 
 fn serve(path: &Path) -> Result<Running> {

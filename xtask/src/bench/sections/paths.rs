@@ -3,12 +3,14 @@
 use anyhow::{Result, ensure};
 use vnet_integration::Running;
 
+use super::without_idle_offload;
 use crate::bench::lab::{BenchLab, Offload};
 use crate::bench::measure::{self, Measure};
 use crate::bench::namespace::KernelRouter;
 use crate::bench::path::{Path, ensure_alike};
 use crate::bench::samples::Samples;
 use crate::bench::section::{Aim, Bound, Section};
+use crate::bench::tool::connect;
 use crate::bench::wireguard::{self, WireGuardPair};
 use crate::bench::{Bench, topology};
 
@@ -88,19 +90,19 @@ fn peering(bench: &Bench) -> Result<Samples> {
     for (name, role, offload) in bench.kinds("peering", "peering-offload") {
         let lab = BenchLab::start(bench, &format!("p{role}"), topology::PEERING, offload)?;
         paths.push(lab.path(name, "client", "server", "10.2.0.4")?);
-        labs.push(lab);
+        labs.push((name, lab));
     }
     if let Some(programs) = &bench.before {
         let lab = BenchLab::of(programs, bench, "before", topology::PEERING, Offload::Off, &[])?;
         paths.push(lab.path("peering-before", "client", "server", "10.2.0.4")?);
-        labs.push(lab);
+        labs.push(("peering-before", lab));
     }
     let measures: &[Measure] = if bench.plan.is_quick {
         &[Tcp1, Tcp4, SmallPackets, RoundTrip]
     } else {
         &[Tcp1, Tcp4, Tcp16, SmallPackets, RoundTrip]
     };
-    interleaved(bench, &paths, measures)
+    without_idle_offload(interleaved(bench, &paths, measures)?, &labs)
 }
 
 fn firewall(bench: &Bench) -> Result<Samples> {
@@ -113,19 +115,19 @@ fn firewall(bench: &Bench) -> Result<Samples> {
     {
         let lab = BenchLab::start(bench, &format!("p{role}"), topology::PEERING, offload)?;
         paths.push(lab.path(plain, "client", "server", "10.2.0.4")?);
-        labs.push(lab);
+        labs.push((plain, lab));
         let lab = BenchLab::start(bench, &format!("f{role}"), &full, offload)?;
         let path = lab.path(guarded, "client", "server", "10.2.0.4")?;
-        open.push(hold_open(bench, &lab, &path)?);
+        open.push(hold_open(&lab, &path)?);
         paths.push(path);
-        labs.push(lab);
+        labs.push((guarded, lab));
     }
-    interleaved(bench, &paths, &[Tcp1, SmallPackets, RoundTrip])
+    without_idle_offload(interleaved(bench, &paths, &[Tcp1, SmallPackets, RoundTrip])?, &labs)
 }
 
 /// Opens connections that stay open as long as what is returned lives.
-fn hold_open(bench: &Bench, lab: &BenchLab, path: &Path) -> Result<[Running; 2]> {
-    let held = crate::bench::tool::connect::hold(bench, path, OPEN_FLOWS)?;
+fn hold_open(lab: &BenchLab, path: &Path) -> Result<Vec<Running>> {
+    let held = connect::hold(path, OPEN_FLOWS)?;
     let flows = lab.lab().metric("vnet_flows", &[])?;
     ensure!(flows >= 2.0 * OPEN_FLOWS as f64, "the flow table holds {flows} flows only");
     Ok(held)
@@ -141,9 +143,9 @@ fn security_groups(bench: &Bench) -> Result<Samples> {
         let lab = BenchLab::start(bench, &format!("n{role}"), &topology, offload)?;
         paths.push(lab.path(plain, "client", "server", "10.2.0.4")?);
         paths.push(lab.path(guarded, "guarded-client", "guarded-server", "10.2.1.4")?);
-        labs.push(lab);
+        labs.push((guarded, lab));
     }
-    interleaved(bench, &paths, &[Tcp1, SmallPackets, RoundTrip])
+    without_idle_offload(interleaved(bench, &paths, &[Tcp1, SmallPackets, RoundTrip])?, &labs)
 }
 
 fn vpn(bench: &Bench) -> Result<Samples> {
@@ -168,7 +170,7 @@ fn interleaved(bench: &Bench, paths: &[Path], measures: &[Measure]) -> Result<Sa
     take_turns(bench, paths, measures)
 }
 
-fn take_turns(bench: &Bench, paths: &[Path], measures: &[Measure]) -> Result<Samples> {
+pub(super) fn take_turns(bench: &Bench, paths: &[Path], measures: &[Measure]) -> Result<Samples> {
     let mut servers = Vec::new();
     for path in paths {
         servers.extend(path.serve()?);

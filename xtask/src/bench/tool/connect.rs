@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use vnet_integration::Running;
 
 use super::{command, start};
-use crate::bench::Bench;
 use crate::bench::namespace::sysctl;
 use crate::bench::path::Path;
 
@@ -26,8 +25,8 @@ pub(crate) const PORTS: u16 = 64;
 
 const BACKLOG: i32 = 4096;
 const EVENTS: usize = 512;
-/// fs.nr_open's default.
-const DESCRIPTORS_MAX: u64 = 1 << 20;
+/// How many connections one process holds: within the descriptors that a process may have without privilege.
+const HELD_BY_ONE: usize = 15_000;
 /// A connection that takes longer has lost a packet and counts as failed.
 const STALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -35,6 +34,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct AcceptArguments {
     #[arg(long)]
     address: IpAddr,
+    #[arg(long, default_value_t = FIRST_PORT)]
+    first_port: u16,
 }
 
 #[derive(Args)]
@@ -53,23 +54,35 @@ pub(crate) struct HoldArguments {
     #[arg(long)]
     address: IpAddr,
     #[arg(long)]
+    first_port: u16,
+    #[arg(long)]
     count: usize,
     #[arg(long)]
     together: usize,
 }
 
 /// Opens `count` connections over a path; they stay open as long as what is returned lives.
-pub(crate) fn hold(_bench: &Bench, path: &Path, count: usize) -> Result<[Running; 2]> {
+pub(crate) fn hold(path: &Path, count: usize) -> Result<Vec<Running>> {
     for namespace in [&path.client, &path.server] {
         prepare(namespace)?;
     }
-    let server = start(&path.server, &["accept", "--address", &path.address])?;
-    path.wait_open(FIRST_PORT)?;
-    let count = count.to_string();
-    let arguments = ["hold", "--address", &path.address, "--count", &count, "--together", "64"];
-    let mut client = Running::start(&mut command(&path.client, &arguments)?)?;
-    client.wait_for("held", Duration::from_secs(120))?;
-    Ok([server, client])
+    let mut running = Vec::new();
+    let mut first_port = FIRST_PORT;
+    let mut left = count;
+    while left > 0 {
+        let part = left.min(HELD_BY_ONE);
+        let (port, part_text) = (first_port.to_string(), part.to_string());
+        running.push(start(&path.server, &["accept", "--address", &path.address, "--first-port", &port])?);
+        path.wait_open(first_port)?;
+        let ends = ["hold", "--address", &path.address, "--first-port", &port];
+        let arguments = [&ends[..], &["--count", &part_text, "--together", "64"]].concat();
+        let mut client = Running::start(&mut command(&path.client, &arguments)?)?;
+        client.wait_for("held", Duration::from_secs(120))?;
+        running.push(client);
+        first_port += PORTS;
+        left -= part;
+    }
+    Ok(running)
 }
 
 /// Room for many connections in a namespace.
@@ -79,9 +92,11 @@ pub(crate) fn prepare(namespace: &str) -> Result<()> {
     sysctl(namespace, "ipv4/tcp_max_syn_backlog", "4096")
 }
 
+/// As many as the host lets a process have.
 fn many_descriptors() -> Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)
-        .context("cannot open so many sockets")
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(())
 }
 
 fn new_socket(address: IpAddr) -> Result<Socket> {
@@ -152,7 +167,7 @@ pub(crate) fn accept(arguments: &AcceptArguments) -> Result<()> {
     many_descriptors()?;
     let mut watched = Watched::new()?;
     let mut listeners = 0;
-    for port in FIRST_PORT..FIRST_PORT + PORTS {
+    for port in arguments.first_port..arguments.first_port + PORTS {
         let socket = new_socket(arguments.address)?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(arguments.address, port).into())?;
@@ -180,13 +195,14 @@ pub(crate) fn accept(arguments: &AcceptArguments) -> Result<()> {
 /// Opens connections one after another from the server's ports in turn.
 struct Opener {
     address: IpAddr,
+    first_port: u16,
     opened: u16,
 }
 
 impl Opener {
     fn open(&mut self, watched: &mut Watched) -> Result<usize> {
         let socket = new_socket(self.address)?;
-        let port = FIRST_PORT + self.opened % PORTS;
+        let port = self.first_port + self.opened % PORTS;
         self.opened = self.opened.wrapping_add(1);
         match socket.connect(&SocketAddr::new(self.address, port).into()) {
             Ok(()) => {}
@@ -201,7 +217,7 @@ impl Opener {
 pub(crate) fn connect(arguments: &ConnectArguments) -> Result<()> {
     many_descriptors()?;
     let mut watched = Watched::new()?;
-    let mut opener = Opener { address: arguments.address, opened: 0 };
+    let mut opener = Opener { address: arguments.address, first_port: FIRST_PORT, opened: 0 };
     let (mut closed, mut failed) = (0_u64, 0_u64);
     let started = Instant::now();
     let deadline = started + Duration::from_secs(arguments.seconds);
@@ -245,7 +261,7 @@ pub(crate) fn connect(arguments: &ConnectArguments) -> Result<()> {
 pub(crate) fn hold_open(arguments: &HoldArguments) -> Result<()> {
     many_descriptors()?;
     let mut watched = Watched::new()?;
-    let mut opener = Opener { address: arguments.address, opened: 0 };
+    let mut opener = Opener { address: arguments.address, first_port: arguments.first_port, opened: 0 };
     let (mut opened, mut under_way) = (0, 0);
     while opened < arguments.count {
         while under_way < arguments.together && opened + under_way < arguments.count {

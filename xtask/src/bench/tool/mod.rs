@@ -1,6 +1,7 @@
 //! What no program that everybody has measures: this program run anew inside a namespace.
 
 pub(crate) mod connect;
+mod spray;
 
 use std::process::Command;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(crate) enum Tool {
     Connect(connect::ConnectArguments),
     /// Open TCP connections and keep them
     Hold(connect::HoldArguments),
+    /// Send one datagram for each of many flows
+    Spray(spray::SprayArguments),
 }
 
 /// Runs a tool to its end.
@@ -33,6 +36,7 @@ pub(crate) fn run(tool: &Tool) -> Result<bool> {
         Tool::Accept(arguments) => connect::accept(arguments),
         Tool::Connect(arguments) => connect::connect(arguments),
         Tool::Hold(arguments) => connect::hold_open(arguments),
+        Tool::Spray(arguments) => spray::spray(arguments),
     }?;
     Ok(true)
 }
