@@ -5,6 +5,7 @@ mod common;
 use common::{
     answer, azure_rule, delivered, dropped, error_about, lab, packet, port, send, send_with, topology,
 };
+use ipnet::IpNet;
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{Action, PacketMeta, Protocol, Reason, TcpFlags};
 use vnet_fabric::decision::SessionOpen;
@@ -449,6 +450,26 @@ internet: {hosts: {store: 203.0.113.80}}
     let unasked = send(&snapshot, "internet", &packet(Protocol::TCP, EXAMPLE, "10.0.0.4", 22));
     assert_eq!(dropped(&unasked), Reason::NoListener);
     assert!(snapshot.edge_prefixes().contains(&"10.0.0.0/16".parse().unwrap()));
+}
+
+#[test]
+fn the_edge_judges_packets_for_public_ranges_used_privately() {
+    let file = "
+name: public-range
+virtualNetworks:
+  corporate: {addressSpace: [20.1.0.0/16], subnets: {s: 20.1.0.0/24}}
+  private: {addressSpace: [10.1.0.0/16], subnets: {s: 10.1.0.0/24}}
+virtualMachines: {a: {subnet: corporate/s}, b: {subnet: private/s}}
+";
+    let range: IpNet = "20.1.0.0/16".parse().unwrap();
+    let snapshot = lab(&format!("{file}internet: {{hosts: {{out: 203.0.113.80}}}}\n"));
+    let unasked = send(&snapshot, "internet", &packet(Protocol::TCP, EXAMPLE, "20.1.0.4", 22));
+    assert_eq!(dropped(&unasked), Reason::NoListener);
+    assert!(snapshot.edge_prefixes().contains(&range));
+    assert!(!snapshot.edge_prefixes().contains(&"10.1.0.0/16".parse().unwrap()));
+    // Beyond the host's network the range is somebody's.
+    let by_host = lab(&format!("{file}internet: {{egress: host}}\n"));
+    assert!(!by_host.edge_prefixes().contains(&range));
 }
 
 #[test]

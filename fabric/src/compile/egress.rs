@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use vnet_config::model::{InternetEgress, NatGatewaySku, Subnet};
+use vnet_config::model::{InternetEgress, NatGatewaySku, Subnet, VirtualNetwork};
 
 use super::Builder;
 use super::routes::reserved_prefixes;
 use crate::azure_rule::AzureRule;
 use crate::snapshot::FunctionKind;
-use crate::snapshot::egress::{DefaultOutbound, EdgeAddress, FirewallSnat, NatGateway};
+use crate::snapshot::egress::{DefaultOutbound, EdgeAddress, FirewallSnat, NatGateway, is_public};
 use crate::snapshot::lpm::contains;
 
 /// Addresses that stand for Azure's own: RFC 2544 keeps 198.18.0.0/15 for laboratories, and no private range of Azure
@@ -27,7 +27,7 @@ impl Builder<'_> {
         self.nat_gateways();
         self.default_outbound();
         self.firewall_translation();
-        self.service_endpoint_networks();
+        self.ranges_at_the_edge();
         self.internet_addresses();
     }
 
@@ -144,13 +144,20 @@ impl Builder<'_> {
         }
     }
 
-    /// A service answers to private addresses of networks that have an endpoint for it.
-    fn service_endpoint_networks(&mut self) {
-        let with_endpoint =
-            self.topology.virtual_networks.values().filter(|network| {
-                network.subnets.values().any(|subnet| !subnet.service_endpoints.is_empty())
-            });
-        let ranges: Vec<IpNet> = with_endpoint.flat_map(|network| &network.address_space).copied().collect();
+    /// What besides public addresses reaches the edge from the Internet: a service's answers to private addresses of
+    /// networks that have an endpoint for it, and packets for public ranges that a network uses as its own, so that the
+    /// edge says what becomes of them. With the host's network those ranges may be somebody's.
+    fn ranges_at_the_edge(&mut self) {
+        let has_endpoint = |network: &VirtualNetwork| {
+            network.subnets.values().any(|subnet| !subnet.service_endpoints.is_empty())
+        };
+        let by_host = self.snapshot.host_egress;
+        let mut ranges: Vec<IpNet> = Vec::new();
+        for network in self.topology.virtual_networks.values() {
+            let all = has_endpoint(network);
+            let led = |range: &&IpNet| all || !by_host && is_public(range.network());
+            ranges.extend(network.address_space.iter().filter(led));
+        }
         self.snapshot.edge_prefixes.extend(ranges);
         self.snapshot.edge_prefixes.sort();
         self.snapshot.edge_prefixes.dedup();

@@ -95,7 +95,7 @@ fn nic<'a>(topology: &'a Value, machine: &str, property: &str) -> Option<&'a Val
 }
 
 /// Who sends and who is sent to: a private endpoint opens nothing by itself, and the internet's hosts know of no
-/// machine without a public address.
+/// machine without a public address, its own or one of a range that its network uses as a private one.
 fn pairs(topology: &Value) -> Vec<(String, String)> {
     let inside: Vec<String> = names(topology, "/onPremisesSites")
         .iter()
@@ -108,7 +108,8 @@ fn pairs(topology: &Value) -> Vec<(String, String)> {
     for from in &inside {
         let others = inside.iter().chain(&internet).chain(&endpoints).filter(|to| *to != from);
         pairs.extend(others.map(|to| (from.clone(), to.clone())));
-        if nic(topology, from, "publicIPAddress").is_some() {
+        let own = nic(topology, from, "privateIPAddresses/0").and_then(Value::as_str);
+        if nic(topology, from, "publicIPAddress").is_some() || own.is_some_and(|own| own.starts_with("20.")) {
             pairs.extend(internet.iter().map(|host| (host.clone(), from.clone())));
         }
     }
