@@ -8,6 +8,7 @@ pub mod error;
 pub mod exec;
 pub mod lab;
 pub mod live;
+pub mod matrix;
 pub mod probe;
 pub mod report;
 pub mod service;
@@ -22,12 +23,13 @@ pub use live::{
     CaptureRequest, ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict,
     GatewayReport, LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
+pub use matrix::{MatrixAnswer, MatrixEntry, MatrixGroups, MatrixPair, MatrixReport, MatrixRun};
 pub use probe::{
     ExpectOutcome, ExpectResult, PingEvent, PingRequest, PingSummary, ProbeComparison, ProbeOutcome,
     ProbeRequest, ProbeResult, RttSummary, TestEvent, TestRequest, TestSummary, TrafficEvent,
     TrafficInterval, TrafficReport, TrafficRequest,
 };
-pub use report::{MatrixEntry, MatrixReport, PathAnswer};
+pub use report::PathAnswer;
 pub use service::{Protocol, Service, ServiceError};
 
 /// Where the daemon listens when nothing else is said and it runs as a system service.

@@ -53,6 +53,33 @@ impl Table {
     }
 }
 
+/// A table as [`Table`] renders it, of a million rows too: they are not copied.
+pub(crate) fn columns<const N: usize>(headers: [&str; N], rows: &[[&str; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column]);
+        cells.chain([headers[column]]).map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let dashes = widths.map(|width| "-".repeat(width));
+    let dashes: [&str; N] = std::array::from_fn(|column| dashes[column].as_str());
+    let mut text = String::with_capacity((rows.len() + 2) * (widths.iter().sum::<usize>() + 2 * N));
+    for row in [headers, dashes].iter().chain(rows) {
+        let mut blanks = 0;
+        for (cell, width) in row.iter().zip(widths) {
+            // Blanks at the end of a line are left out.
+            if !cell.is_empty() {
+                text.extend(std::iter::repeat_n(' ', blanks));
+                text.push_str(cell);
+                blanks = 0;
+            }
+            blanks += 2 + width - cell.chars().count();
+        }
+        text.push('\n');
+    }
+    text.pop();
+    text
+}
+
 /// YAML of any data.
 pub(crate) fn to_yaml<T: Serialize>(data: &T) -> anyhow::Result<String> {
     // By way of JSON's data model, so that both formats show the same.
@@ -140,6 +167,15 @@ pub(crate) fn bytes(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_kinds_of_table_look_the_same() {
+        let rows = [["a", "", "long enough"], ["wider than its header", "b", ""], ["", "", ""]];
+        let headers = ["First", "Second", "Third"];
+        let mut table = Table::new(&headers);
+        rows.iter().for_each(|row| table.row(row));
+        assert_eq!(columns(headers, &rows), table.render("empty"));
+    }
 
     #[test]
     fn a_table_looks_like_azures() {

@@ -26,6 +26,8 @@ mod peering;
 mod random;
 #[path = "labs/routes.rs"]
 mod routes;
+#[path = "labs/scale.rs"]
+mod scale;
 #[path = "labs/story.rs"]
 mod story;
 #[path = "labs/telemetry.rs"]
@@ -63,6 +65,7 @@ fn main() {
         live::LABS,
         change::LABS,
         lifecycle::LABS,
+        scale::LABS,
         telemetry::LABS,
         packaging::LABS,
         image::LABS,

@@ -30,8 +30,9 @@ use vnet_analysis::impact::ImpactReport;
 use vnet_analysis::search::SearchReport;
 use vnet_api::{
     ApplyEvent, ApplyRequest, CaptureRequest, DoctorReport, DropReport, ExecRequest, FlowReport,
-    GatewayReport, Health, LabSummary, LogReport, MatrixReport, NDJSON, PCAPNG, PathAnswer, PeerConfig,
-    PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
+    GatewayReport, Health, LabSummary, LogReport, MatrixGroups, MatrixReport, NDJSON, PCAPNG, PathAnswer,
+    PeerConfig, PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent, TrafficRequest,
+    ValidateReport,
 };
 use vnet_fabric::effective::{
     EffectiveNsgList, EffectivePeering, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics,
@@ -212,6 +213,10 @@ fn report_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let operation =
         described::<_, MatrixReport>(routes, "getMatrix", "All pairs, verdict and way.").query(query);
     routes.add(Method::GET, "/v1/labs/{lab}/matrix", operation, reports::matrix::<B>);
+    let query = routes.query::<reports::MatrixQuery>();
+    let summary = "All pairs, with each verdict and way that differs once: for many machines.";
+    let operation = described::<_, MatrixGroups>(routes, "getMatrixGroups", summary).query(query);
+    routes.add(Method::GET, "/v1/labs/{lab}/matrix/groups", operation, reports::matrix_groups::<B>);
     let query = routes.query::<reports::SearchQuery>();
     let summary = "Who can reach an end, by which packets, over every header.";
     let operation = described::<_, SearchReport>(routes, "search", summary).query(query);

@@ -1,25 +1,28 @@
 //! Predictions: what the fabric answers from the snapshot in force.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use vnet_analysis::search::{self, Query, SearchProtocol, SearchReport, Senders};
-use vnet_api::{MatrixReport, PathAnswer, ProbeRequest, Protocol, Service};
+use vnet_api::{MatrixGroups, PathAnswer, ProbeRequest, Protocol, Service};
 use vnet_config::model::{AddressSpec, PortRange, SecurityProtocol};
 use vnet_fabric::effective::{
     self, DiagnosticQuery, EffectiveNsgList, EffectiveRoutes, FlowDirection, FlowQuery, FlowVerdict,
     NextHopAnswer, NsgDiagnostics, QuestionError,
 };
 
-use super::App;
 use super::backend::{Answer, Backend};
 use super::compare::compare;
 use super::error::ApiError;
 use super::extract::{Json, Params};
+use super::{App, JSON};
 
 impl From<QuestionError> for ApiError {
     fn from(error: QuestionError) -> ApiError {
@@ -226,14 +229,36 @@ pub(crate) async fn matrix<B: Backend>(
     State(app): State<Arc<App<B>>>,
     Path(lab): Path<String>,
     Params(query): Params<MatrixQuery>,
-) -> Response {
-    let snapshot = match app.backend.snapshot(&lab).await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return error.into_response(),
-    };
+) -> Answer<Response> {
+    let groups = Arc::new(judged(&app, &lab, query).await?);
+    let service = serde_json::to_string(&groups.service).unwrap_or_default();
+    let head = Ok(format!("{{\"service\":{service},\"value\":["));
+    let mut first = true;
+    let senders = (0..groups.machines.len()).map(move |sender| {
+        let mut text = String::new();
+        for pair in groups.pairs_of(sender) {
+            text.push_str(if std::mem::take(&mut first) { "" } else { "," });
+            text.push_str(&serde_json::to_string(&pair).unwrap_or_default());
+        }
+        Ok::<_, Infallible>(text)
+    });
+    // A thousand machines make a hundred megabytes: what is sent is not held.
+    let body = std::iter::once(head).chain(senders).chain(std::iter::once(Ok("]}".to_owned())));
+    Ok(([(CONTENT_TYPE, JSON)], Body::from_stream(futures_util::stream::iter(body))).into_response())
+}
+
+pub(crate) async fn matrix_groups<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path(lab): Path<String>,
+    Params(query): Params<MatrixQuery>,
+) -> Answer<Json<MatrixGroups>> {
+    Ok(Json(judged(&app, &lab, query).await?))
+}
+
+async fn judged<B: Backend>(app: &App<B>, lab: &str, query: MatrixQuery) -> Answer<MatrixGroups> {
+    let snapshot = app.backend.snapshot(lab).await?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Two hundred machines are forty thousand pairs: not on a thread that others wait for.
-    match tokio::task::spawn_blocking(move || MatrixReport::of(&snapshot, query.service)).await {
-        Ok(report) => Json(report).into_response(),
-        Err(_) => ApiError::internal("The matrix could not be made.").into_response(),
-    }
+    let made = tokio::task::spawn_blocking(move || MatrixGroups::of(&snapshot, query.service, threads)).await;
+    made.map_err(|_| ApiError::internal("The matrix could not be made."))
 }

@@ -22,6 +22,7 @@ use vnet_fabric::effective::{self, EffectivePeering};
 use super::capture::Capture;
 use super::input::Input;
 use super::lab::Lab;
+use super::laps::Laps;
 use super::{Engine, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use crate::metrics::{LabCounters, Metrics};
@@ -169,10 +170,14 @@ impl Backend for Service {
         let began = Instant::now();
         let report = self
             .blocking(move |engine| -> Answer<ApplyReport> {
+                let mut laps = Laps::begin(&name);
                 let input = load(&name, &request)?;
+                laps.lap("read");
                 let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
                 let mut changes = changes(before.as_deref(), &input.topology);
+                laps.lap("compare");
                 let warnings = input.findings_quickly();
+                laps.lap("look for what is doubtful");
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
                 changes.extend(effect_changes(&applied.effects));
                 if let Some(lab) = engine.find(&name)

@@ -15,6 +15,7 @@ use crate::host::error::HostError;
 use crate::host::link::{self, LinkSpec};
 use crate::host::netlink::Netlink;
 use crate::host::netns::{self, Netns, NetnsName};
+use crate::host::sysctl::View;
 use crate::host::{sweep, uplink};
 use crate::io::tun::{Offloads, Tun, TunQueue, TunSpec};
 
@@ -34,10 +35,10 @@ pub(super) struct DeviceOptions {
 
 impl DeviceOptions {
     /// Makes or attaches a device in the namespace of the calling thread.
-    pub(super) fn attach(self, device: &str) -> Result<Vec<TunQueue>> {
+    pub(super) fn attach(self, view: &View, device: &str) -> Result<Vec<TunQueue>> {
         let mut spec = TunSpec::new(device, self.queues);
         spec.offloads = self.offloads;
-        Ok(Tun::attach(&spec)?.into_queues())
+        Ok(Tun::attach_by(view, &spec)?.into_queues())
     }
 }
 
@@ -314,7 +315,7 @@ impl Site {
     fn attach(&mut self, name: &str, device: &str, port: PortId, built: &mut Built) -> Result<()> {
         fault::step("device")?;
         let options = self.options;
-        let queues = self.open(name)?.run(|| options.attach(device))??;
+        let queues = self.open(name)?.run(|| options.attach(&View::default(), device))??;
         built.queues.push((port, queues));
         built.attached.push(port);
         self.attached.insert(port, (name.to_owned(), device.to_owned()));

@@ -13,6 +13,7 @@ use super::fault;
 use crate::host::error::HostError;
 use crate::host::netlink::Netlink;
 use crate::host::netns::{self, Netns, NetnsName};
+use crate::host::sysctl::View;
 use crate::host::{link, sysctl};
 use crate::io::tun::TunQueue;
 
@@ -20,6 +21,10 @@ type Result<T> = std::result::Result<T, HostError>;
 
 /// Threads at most: what the kernel does for a namespace is only partly done side by side.
 const THREADS_MAX: usize = 8;
+
+/// Namespaces that are set up by way of one proc file system: each makes the next a little slower, and a new file system takes
+/// as long as a few of them.
+const VIEW_NAMESPACES_MAX: usize = 64;
 
 /// What has become of one namespace, as far as it came.
 #[derive(Debug, Default)]
@@ -46,10 +51,16 @@ pub(super) fn make_all(
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(missing.len()));
     let work = || {
+        let mut view = View::own();
+        let mut looked_at = 0;
         while let Some((name, namespace)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
             let began = Instant::now();
             let mut made = Made { name: (*name).clone(), ..Made::default() };
-            let outcome = make(lab, options, namespace, &mut made);
+            if looked_at == VIEW_NAMESPACES_MAX {
+                (view, looked_at) = (View::own(), 0);
+            }
+            looked_at += 1;
+            let outcome = make(lab, options, &view, namespace, &mut made);
             match &outcome {
                 Ok(()) => report(progress(namespace.role, name, ProgressState::Created, began)),
                 Err(_) => next.store(missing.len(), Ordering::Relaxed),
@@ -75,17 +86,23 @@ pub(super) fn make_all(
 }
 
 /// Moves the calling thread into the namespace and does there all that is to be done.
-fn make(lab: &str, options: DeviceOptions, namespace: &Namespace, made: &mut Made) -> Result<()> {
+fn make(
+    lab: &str,
+    options: DeviceOptions,
+    view: &View,
+    namespace: &Namespace,
+    made: &mut Made,
+) -> Result<()> {
     fault::step("namespace")?;
     let (ns, created) = netns::enter_or_create(&NetnsName::new(lab, &made.name)?)?;
     (made.ns, made.created) = (Some(ns), created);
-    sysctl::apply_guest()?;
+    sysctl::apply_guest_by(view)?;
     if namespace.forwarding {
         sysctl::apply_forwarding()?;
     }
     for (device, port) in &namespace.devices {
         fault::step("device")?;
-        made.devices.push((*port, device.clone(), options.attach(device)?));
+        made.devices.push((*port, device.clone(), options.attach(view, device)?));
     }
     let own = |device: &str| device == "lo" || namespace.devices.iter().any(|(own, _)| own == device);
     if !namespace.links.iter().all(|link| own(&link.name)) {

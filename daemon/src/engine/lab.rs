@@ -19,6 +19,7 @@ use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
 use super::kernel;
 use super::keys::{self, Keys};
+use super::laps::Laps;
 use super::live::owner_name;
 use super::programs::{Begun, Furniture, Programs};
 use super::store::{self, Accepted};
@@ -257,19 +258,24 @@ impl Lab {
         if !refused.is_empty() {
             return Err(Failure::RefusedByAzure(refused));
         }
+        let mut laps = Laps::begin(&self.name);
         let effects = state.step(input.event(), monotonic());
         let snapshot = state.snapshot();
+        laps.lap("compile");
         let blueprint = Blueprint::new(&input.topology, &snapshot);
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
         keys.retain(&snapshot);
         let wanted = Wanted { input, state, snapshot, blueprint, keys, setups };
+        laps.lap("draw up");
         let mut done = Done::default();
         if let Err(error) = self.reach(&mut control, &dir, &wanted, &mut done, report) {
             self.take_back(&mut control, &dir, &wanted.blueprint, &done, report);
             return Err(error.into());
         }
+        laps.lap("build and store");
         self.accept(&mut control, &dir, wanted, done.built, report);
+        laps.lap("put in force");
         Ok(Applied { effects })
     }
 

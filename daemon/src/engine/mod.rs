@@ -11,6 +11,7 @@ mod input;
 mod kernel;
 mod keys;
 mod lab;
+mod laps;
 mod live;
 mod probe;
 mod programs;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::host::error::{Context, HostError, Result};
-use crate::host::sysctl;
+use crate::host::sysctl::{self, View};
 
 /// Bytes of `struct virtio_net_hdr` in front of each packet.
 pub const VNET_HDR_BYTES: usize = 10;
@@ -101,6 +101,14 @@ impl Tun {
     /// No right to make devices, no `/dev/net/tun`, a device of that name that another process holds, or of another
     /// make (a single-queue TUN can't be attached to as multi-queue).
     pub fn attach(spec: &TunSpec) -> Result<Self> {
+        Self::attach_by(&View::default(), spec)
+    }
+
+    /// The same with the kernel's settings looked up by way of `view`.
+    ///
+    /// # Errors
+    /// As [`Tun::attach`].
+    pub fn attach_by(view: &View, spec: &TunSpec) -> Result<Self> {
         if spec.queues == 0 {
             return Err(HostError::Invalid(format!("device {} needs at least one queue", spec.name)));
         }
@@ -116,7 +124,7 @@ impl Tun {
             })
             .build_sync()
             .on("open device", &spec.name)?;
-        sysctl::without_link_local(&spec.name)?;
+        sysctl::without_link_local(view, &spec.name)?;
         first.persist().on("make persistent", &spec.name)?;
         let mut devices = vec![first];
         while devices.len() < spec.queues {

@@ -80,18 +80,28 @@ pub fn ends(snapshot: &Snapshot) -> Vec<Endpoint> {
 /// Every pair of [`ends`]. Pairs without a common address family, and pairs of hosts of the Internet, are left out.
 pub fn matrix(snapshot: &Snapshot, protocol: ProbeProtocol, port: Option<u16>) -> Vec<PairReport> {
     let ends = ends(snapshot);
-    let edge = snapshot.internet_edge();
     let mut reports = Vec::with_capacity(ends.len() * ends.len());
     for from in &ends {
-        for to in &ends {
-            let outside = from.port == edge && to.port == edge;
-            if from.name != to.name
-                && !outside
-                && let Ok(outcome) = outcome(snapshot, from, to, protocol, port)
-            {
-                reports.push(PairReport { from: from.name.clone(), to: to.name.clone(), outcome });
-            }
-        }
+        let row = matrix_row(snapshot, &ends, from, protocol, port);
+        reports.extend(ends.iter().zip(row).filter_map(|(to, outcome)| {
+            Some(PairReport { from: from.name.clone(), to: to.name.clone(), outcome: outcome? })
+        }));
     }
     reports
+}
+
+/// What one of the `ends` gets from each of them, in their order: nothing of pairs that are left out, as of itself.
+pub fn matrix_row(
+    snapshot: &Snapshot,
+    ends: &[Endpoint],
+    from: &Endpoint,
+    protocol: ProbeProtocol,
+    port: Option<u16>,
+) -> impl Iterator<Item = Option<Outcome>> {
+    let edge = snapshot.internet_edge();
+    ends.iter().map(move |to| {
+        let outside = from.port == edge && to.port == edge;
+        let is_pair = from.name != to.name && !outside;
+        is_pair.then(|| outcome(snapshot, from, to, protocol, port).ok()).flatten()
+    })
 }

@@ -12,7 +12,7 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
-pub use judge::{PairReport, ends, first_packet, judge, judge_change, judge_outward, matrix};
+pub use judge::{PairReport, ends, first_packet, judge, judge_change, judge_outward, matrix, matrix_row};
 pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
 use crate::decision::SessionOpen;
