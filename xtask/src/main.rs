@@ -6,6 +6,7 @@ mod command;
 mod conformance;
 mod demo;
 mod man;
+mod micro;
 mod packages;
 mod test;
 
@@ -35,6 +36,8 @@ enum Chore {
     /// What the benchmark runs inside a namespace
     #[command(hide = true, subcommand)]
     BenchTool(bench::tool::Tool),
+    /// Count the instructions of single mechanisms under valgrind, from parsing to a whole new connection
+    Micro(micro::MicroArguments),
     /// Compare effective routes and rules with Azure's own answers, and print a score
     Conformance(conformance::ConformanceArguments),
     /// Write the man pages of vnetd and vnetctl, made out of their command lines
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::BenchGuard(arguments) => bench::guard::run(&arguments),
         Chore::BenchTool(tool) => bench::tool::run(&tool),
+        Chore::Micro(arguments) => micro::run(&arguments),
         Chore::Conformance(arguments) => conformance::run(&arguments),
         Chore::Man(arguments) => man::write(&arguments),
     };

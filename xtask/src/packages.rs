@@ -34,6 +34,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "buildah", program: "buildah" },
     Package { name: "podman", program: "podman" },
     Package { name: "runc", program: "runc" },
+    Package { name: "valgrind", program: "valgrind" },
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
