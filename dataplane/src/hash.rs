@@ -7,18 +7,22 @@ use foldhash::fast::FixedState;
 
 use crate::tuple::FiveTuple;
 
-/// An address as two words; IPv4 takes the mapped form, which [`kind_of`] keeps apart from IPv6's own.
-pub(crate) fn words_of(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(v4) => 0xffff_0000_0000 | u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
-}
-
 /// Protocol and family in one word.
 pub(crate) fn kind_of(tuple: &FiveTuple) -> u32 {
     u32::from(tuple.protocol.0) | if tuple.source.is_ipv6() { 0x100 } else { 0 }
+}
+
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// An address as two words; [`kind_of`] keeps the families apart.
+pub(crate) fn words_of(address: IpAddr) -> [u64; 2] {
+    let bits = bits_of(address);
+    [(bits >> 64) as u64, bits as u64]
 }
 
 /// A hash function of tuples.
@@ -38,17 +42,19 @@ impl TupleHash {
 
     /// As [`TupleHash::symmetric`], within the space of `scope`.
     pub(crate) fn symmetric_within(&self, scope: u32, tuple: &FiveTuple) -> u64 {
-        let source = (words_of(tuple.source), tuple.source_port);
-        let destination = (words_of(tuple.destination), tuple.destination_port);
+        let kind = u64::from(scope) << 32 | u64::from(kind_of(tuple));
+        let ports = (u64::from(tuple.source_port), u64::from(tuple.destination_port));
+        if let (IpAddr::V4(source), IpAddr::V4(destination)) = (tuple.source, tuple.destination) {
+            let source = u64::from(source.to_bits()) << 16 | ports.0;
+            let destination = u64::from(destination.to_bits()) << 16 | ports.1;
+            return self.words(&[source.min(destination), source.max(destination), kind]);
+        }
+        let source = (bits_of(tuple.source), ports.0);
+        let destination = (bits_of(tuple.destination), ports.1);
         let (low, high) = if source <= destination { (source, destination) } else { (destination, source) };
-        self.words(&[
-            low.0[0],
-            low.0[1],
-            high.0[0],
-            high.0[1],
-            u64::from(low.1) << 48 | u64::from(high.1) << 32 | u64::from(scope),
-            u64::from(kind_of(tuple)),
-        ])
+        let word = |bits: u128, shift: u32| (bits >> shift) as u64;
+        let ports = low.1 << 16 | high.1;
+        self.words(&[word(low.0, 64), word(low.0, 0), word(high.0, 64), word(high.0, 0), ports, kind])
     }
 
     pub(crate) fn words(&self, words: &[u64]) -> u64 {

@@ -16,6 +16,7 @@ pub mod fragment_tracker;
 pub mod gso;
 pub mod hash;
 pub mod icmp;
+mod index;
 mod list;
 pub mod offload;
 pub mod packet;

@@ -3,61 +3,76 @@
 /// No slot.
 pub(crate) const NIL: u32 = u32::MAX;
 
+/// A slot's place in a list.
 #[derive(Clone, Copy, Debug)]
-struct Link {
+pub(crate) struct Link {
     previous: u32,
     next: u32,
     /// The list that the slot is in, or NIL.
     list: u32,
 }
 
-/// A fixed number of lists, identified by index, sharing the slots of one table.
+impl Link {
+    /// In no list.
+    pub(crate) const FREE: Link = Link { previous: NIL, next: NIL, list: NIL };
+}
+
+/// Where the links of slots lie.
+pub(crate) trait Links {
+    fn link(&self, slot: u32) -> &Link;
+
+    fn link_mut(&mut self, slot: u32) -> &mut Link;
+}
+
+impl Links for Vec<Link> {
+    fn link(&self, slot: u32) -> &Link {
+        &self[slot as usize]
+    }
+
+    fn link_mut(&mut self, slot: u32) -> &mut Link {
+        &mut self[slot as usize]
+    }
+}
+
+/// A fixed number of lists, identified by index, over links that the caller keeps.
 #[derive(Clone, Debug)]
 pub(crate) struct Lists {
-    links: Vec<Link>,
     heads: Vec<(u32, u32)>,
 }
 
 impl Lists {
     pub(crate) fn new(lists: usize) -> Lists {
-        Lists { links: Vec::new(), heads: vec![(NIL, NIL); lists] }
+        Lists { heads: vec![(NIL, NIL); lists] }
     }
 
-    fn ensure(&mut self, slot: u32) {
-        if self.links.len() <= slot as usize {
-            self.links.resize(slot as usize + 1, Link { previous: NIL, next: NIL, list: NIL });
-        }
-    }
-
-    pub(crate) fn push_back(&mut self, list: usize, slot: u32) {
-        self.ensure(slot);
-        self.unlink(slot);
+    pub(crate) fn push_back(&mut self, links: &mut impl Links, list: usize, slot: u32) {
+        self.unlink(links, slot);
         let (_, tail) = self.heads[list];
-        self.links[slot as usize] = Link { previous: tail, next: NIL, list: list as u32 };
+        *links.link_mut(slot) = Link { previous: tail, next: NIL, list: list as u32 };
         if tail == NIL {
             self.heads[list].0 = slot;
         } else {
-            self.links[tail as usize].next = slot;
+            links.link_mut(tail).next = slot;
         }
         self.heads[list].1 = slot;
     }
 
-    pub(crate) fn unlink(&mut self, slot: u32) {
-        let Some(&Link { previous, next, list }) = self.links.get(slot as usize) else { return };
+    pub(crate) fn unlink(&mut self, links: &mut impl Links, slot: u32) {
+        let Link { previous, next, list } = *links.link(slot);
         if list == NIL {
             return;
         }
         if previous == NIL {
             self.heads[list as usize].0 = next;
         } else {
-            self.links[previous as usize].next = next;
+            links.link_mut(previous).next = next;
         }
         if next == NIL {
             self.heads[list as usize].1 = previous;
         } else {
-            self.links[next as usize].previous = previous;
+            links.link_mut(next).previous = previous;
         }
-        self.links[slot as usize] = Link { previous: NIL, next: NIL, list: NIL };
+        *links.link_mut(slot) = Link::FREE;
     }
 
     pub(crate) fn front(&self, list: usize) -> Option<u32> {
@@ -82,19 +97,29 @@ impl Wheel {
         Wheel { lists: Lists::new(WHEEL_SLOTS as usize), current: now }
     }
 
-    pub(crate) fn schedule(&mut self, slot: u32, deadline: u32) {
+    pub(crate) fn schedule(&mut self, links: &mut impl Links, slot: u32, deadline: u32) {
         let distance = deadline.saturating_sub(self.current).clamp(1, WHEEL_SLOTS - 1);
         let list = self.current.wrapping_add(distance) % WHEEL_SLOTS;
-        self.lists.push_back(list as usize, slot);
+        self.lists.push_back(links, list as usize, slot);
     }
 
-    pub(crate) fn cancel(&mut self, slot: u32) {
-        self.lists.unlink(slot);
+    /// As [`Wheel::schedule`], but leaves a slot that comes up earlier anyway where it is.
+    pub(crate) fn bring_forward(&mut self, links: &mut impl Links, slot: u32, deadline: u32) {
+        let list = links.link(slot).list;
+        let distance = deadline.saturating_sub(self.current).clamp(1, WHEEL_SLOTS - 1);
+        let known = list.wrapping_sub(self.current) % WHEEL_SLOTS;
+        if list == NIL || known > distance {
+            self.schedule(links, slot, deadline);
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, links: &mut impl Links, slot: u32) {
+        self.lists.unlink(links, slot);
     }
 
     /// The next slot whose time may have come; the caller removes or reschedules it. `budget` is lowered by the
     /// work done.
-    pub(crate) fn pop(&mut self, now: u32, budget: &mut usize) -> Option<u32> {
+    pub(crate) fn pop(&mut self, links: &mut impl Links, now: u32, budget: &mut usize) -> Option<u32> {
         // More than a whole turn behind: every list is due once.
         if now.saturating_sub(self.current) > WHEEL_SLOTS {
             self.current = now - WHEEL_SLOTS;
@@ -102,7 +127,7 @@ impl Wheel {
         while *budget > 0 {
             if let Some(slot) = self.lists.front((self.current % WHEEL_SLOTS) as usize) {
                 *budget -= 1;
-                self.lists.unlink(slot);
+                self.lists.unlink(links, slot);
                 return Some(slot);
             }
             if self.current >= now {
@@ -120,43 +145,60 @@ mod tests {
 
     #[test]
     fn lists_keep_order_and_membership() {
+        let mut links = vec![Link::FREE; 10];
         let mut lists = Lists::new(2);
         for slot in [4, 2, 9] {
-            lists.push_back(0, slot);
+            lists.push_back(&mut links, 0, slot);
         }
-        lists.push_back(1, 2);
+        lists.push_back(&mut links, 1, 2);
         assert_eq!(lists.front(0), Some(4));
-        lists.unlink(4);
+        lists.unlink(&mut links, 4);
         assert_eq!(lists.front(0), Some(9));
-        lists.unlink(9);
-        lists.unlink(9);
+        lists.unlink(&mut links, 9);
+        lists.unlink(&mut links, 9);
         assert_eq!(lists.front(0), None);
         assert_eq!(lists.front(1), Some(2));
     }
 
     #[test]
     fn wheel_yields_each_slot_in_its_time() {
+        let mut links = vec![Link::FREE; 10];
         let mut wheel = Wheel::new(100);
-        wheel.schedule(1, 103);
-        wheel.schedule(2, 101);
-        wheel.schedule(3, 5_000);
+        wheel.schedule(&mut links, 1, 103);
+        wheel.schedule(&mut links, 2, 101);
+        wheel.schedule(&mut links, 3, 5_000);
         let mut budget = 1_000;
-        assert_eq!(wheel.pop(100, &mut budget), None);
-        assert_eq!(wheel.pop(102, &mut budget), Some(2));
-        assert_eq!(wheel.pop(102, &mut budget), None);
-        assert_eq!(wheel.pop(103, &mut budget), Some(1));
+        assert_eq!(wheel.pop(&mut links, 100, &mut budget), None);
+        assert_eq!(wheel.pop(&mut links, 102, &mut budget), Some(2));
+        assert_eq!(wheel.pop(&mut links, 102, &mut budget), None);
+        assert_eq!(wheel.pop(&mut links, 103, &mut budget), Some(1));
         // Beyond the horizon it comes up early, for the caller to reschedule.
         let mut early = None;
         for now in 104..=700 {
             budget = 1_000;
-            if let Some(slot) = wheel.pop(now, &mut budget) {
+            if let Some(slot) = wheel.pop(&mut links, now, &mut budget) {
                 early = Some((slot, now));
-                wheel.schedule(slot, 5_000);
+                wheel.schedule(&mut links, slot, 5_000);
                 break;
             }
         }
         assert_eq!(early, Some((3, 100 + WHEEL_SLOTS - 1)));
         budget = 10_000;
-        assert_eq!(wheel.pop(1_000_000, &mut budget), Some(3));
+        assert_eq!(wheel.pop(&mut links, 1_000_000, &mut budget), Some(3));
+    }
+
+    #[test]
+    fn only_an_earlier_deadline_moves_a_slot() {
+        let mut links = vec![Link::FREE; 2];
+        let mut wheel = Wheel::new(100);
+        wheel.bring_forward(&mut links, 1, 110);
+        wheel.bring_forward(&mut links, 1, 5_000);
+        let mut budget = 1_000;
+        assert_eq!(wheel.pop(&mut links, 109, &mut budget), None);
+        wheel.bring_forward(&mut links, 0, 5_000);
+        wheel.bring_forward(&mut links, 0, 112);
+        assert_eq!(wheel.pop(&mut links, 110, &mut budget), Some(1));
+        assert_eq!(wheel.pop(&mut links, 111, &mut budget), None);
+        assert_eq!(wheel.pop(&mut links, 112, &mut budget), Some(0));
     }
 }

@@ -165,7 +165,7 @@ impl Router {
                 && !self.is_tapped(flow.key().ingress(), self.flows.actions(id))
                 && self.offloading.candidates.len() < CANDIDATES_MAX =>
             {
-                let key = *self.flows.get(id).key();
+                let key = self.flows.get(id).key();
                 self.offloading.candidates.push(key);
             }
             _ => {}
@@ -199,7 +199,7 @@ impl Router {
             && flow.epoch != record.entry.epoch
             && **self.flows.actions(id) == *record.actions
             && !self.taps.iter().any(|tap| tap.takes_flow(record.entry.key.ingress(), &record.actions))
-            && self.core.offer_of(flow.key(), &record.actions, flow.epoch).is_some();
+            && self.core.offer_of(&flow.key(), &record.actions, flow.epoch).is_some();
         if !same || !out.renew(record.slot, flow.epoch) {
             return false;
         }
@@ -219,7 +219,7 @@ impl Router {
         if self.is_tapped(flow.key().ingress(), actions) {
             return;
         }
-        let entry = self.core.offer_of(flow.key(), actions, flow.epoch);
+        let entry = self.core.offer_of(&flow.key(), actions, flow.epoch);
         let entered = entry
             .filter(|_| self.core.keep_sessions(flow.sessions(), None))
             .and_then(|entry| Some((entry, out.offload(&entry)?)));

@@ -186,7 +186,7 @@ impl Router {
         let flow = self.flows.get(id);
         let held = !flow.sessions().is_empty();
         if held && !self.core.touch_sessions(flow, packet.headers.meta.tcp_flags, now) {
-            let key = *flow.key();
+            let key = flow.key();
             return self.decide_flow(key, packet, now);
         }
         self.consider(id, now);

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::*;
+use crate::port::PortId;
 use crate::testing::Rng;
 
 const SECOND: u64 = 1_000_000_000;
@@ -26,9 +28,45 @@ const FIN: TcpFlags = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
 const NONE: TcpFlags = TcpFlags(0);
 
 #[test]
-fn an_entry_is_three_cache_lines() {
-    assert_eq!(size_of::<FlowEntry>(), 192);
-    assert_eq!(std::mem::offset_of!(FlowEntry, packets), 64);
+fn keys_give_back_what_they_were_made_of() {
+    let mut rng = Rng::new(5);
+    let mut table = FlowTable::new(1 << 16, Timeouts::default(), 1);
+    let mut keys = Vec::new();
+    for number in 0..1_000 {
+        let v4 = number % 2 == 0;
+        let mut address = || {
+            let (high, low) = (rng.next(), rng.next());
+            if v4 {
+                IpAddr::V4(Ipv4Addr::from_bits(low as u32))
+            } else {
+                IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)))
+            }
+        };
+        let (source, destination) = (address(), address());
+        let tuple = FiveTuple { source, destination, ..tuple(number, Protocol::UDP) };
+        let key = FlowKey::new(PortId(number), &tuple);
+        assert_eq!((key.ingress(), key.tuple(), key.protocol()), (PortId(number), tuple, Protocol::UDP));
+        keys.push((key, table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap()));
+    }
+    for (key, id) in keys {
+        assert_eq!((table.lookup(&key), table.get(id).key()), (Some(id), key));
+    }
+}
+
+#[test]
+fn each_bit_of_a_key_counts() {
+    let mut table = FlowTable::new(8, Timeouts::default(), 1);
+    let v6 = |bits: u128| IpAddr::V6(Ipv6Addr::from_bits(bits));
+    let known = FiveTuple { source: v6(4), destination: v6(5), ..tuple(1, Protocol::UDP) };
+    let id = table.insert(FlowKey::new(PortId(1), &known), decision(&DELIVER, &[]), NONE, Nanos::ZERO);
+    assert_eq!(table.lookup(&FlowKey::new(PortId(1), &known)), id.ok());
+    let lookup = |table: &FlowTable, tuple| table.lookup(&FlowKey::new(PortId(1), &tuple));
+    for bit in 0..128 {
+        assert_eq!(lookup(&table, FiveTuple { source: v6(4 ^ 1 << bit), ..known }), None);
+        assert_eq!(lookup(&table, FiveTuple { destination: v6(5 ^ 1 << bit), ..known }), None);
+    }
+    let v4 = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
+    assert_eq!(lookup(&table, FiveTuple { source: v4(4), destination: v4(5), ..known }), None);
 }
 
 #[test]

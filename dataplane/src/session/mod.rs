@@ -11,10 +11,9 @@ mod record;
 use std::net::IpAddr;
 use std::ops::DerefMut;
 
-use hashbrown::HashTable;
-
 use crate::hash::TupleHash;
-use crate::list::{Lists, NIL, Wheel};
+use crate::index::Index;
+use crate::list::{Link, Lists, NIL, Wheel};
 use crate::port::FunctionId;
 use crate::reason::Reason;
 use crate::timeouts::{FlowState, Timeouts};
@@ -24,6 +23,7 @@ pub use ports::{PortPool, reply_to};
 pub use record::{SessionRecord, SessionSide};
 
 use ports::Bindings;
+use record::Wanted;
 
 /// A packet's place in a session. It outlives the session: a stale one is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,11 +86,15 @@ pub struct SessionTable<R> {
     timeouts: Timeouts,
     /// Each session under its original tuple, as 2 * slot, and a translated one also under its reply's, as
     /// 2 * slot + 1.
-    index: HashTable<u32>,
+    index: Index,
     len: usize,
+    /// Slots that were in use and are free, the last one first; no slot from `fresh` on was ever in use.
     free: Vec<u32>,
+    fresh: u32,
     wheel: Wheel,
+    wheel_links: Vec<Link>,
     by_state: Lists,
+    state_links: Vec<Link>,
     counts: [usize; FlowState::ALL.len() + 1],
     bindings: Bindings,
     discarded: usize,
@@ -109,16 +113,23 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
             capacity,
             hash: TupleHash::new(seed),
             timeouts,
-            index: HashTable::new(),
+            index: Index::new(),
             len: 0,
+            // Room that is reserved and not touched costs nothing, and growing never copies.
             free: Vec::with_capacity(capacity),
+            fresh: 0,
             wheel: Wheel::new(now_s),
+            wheel_links: Vec::with_capacity(capacity),
             by_state: Lists::new(FlowState::ALL.len() + 1),
+            state_links: Vec::with_capacity(capacity),
             counts: [0; FlowState::ALL.len() + 1],
             bindings: Bindings::default(),
             discarded: 0,
         };
-        for slot in (0..capacity as u32).rev() {
+        let used = table.records[..capacity].iter().rposition(|record| !record.is_free());
+        let used = used.map_or(0, |last| last as u32 + 1);
+        table.reach(used);
+        for slot in (0..used).rev() {
             table.adopt(slot, now_s);
         }
         table
@@ -152,8 +163,13 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
     /// The session of `function` that a packet with this tuple belongs to, in either direction.
     pub fn find(&self, function: FunctionId, tuple: &FiveTuple) -> Option<SessionFound> {
         let hash = self.hash.symmetric_within(function.0, tuple);
-        let slot = *self.index.find(hash, |&entry| self.side_of(entry / 2, function, tuple).is_some())? / 2;
-        let side = self.side_of(slot, function, tuple)?;
+        let wanted = Wanted::new(function, tuple);
+        let mut side = None;
+        let slot = self.index.find(hash, |entry| {
+            side = self.records[(entry / 2) as usize].side_of(&wanted);
+            side.is_some()
+        })? / 2;
+        let side = side?;
         let record = &self.records[slot as usize];
         Some(SessionFound {
             session: SessionRef { slot, generation: record.generation(), side },
@@ -203,10 +219,10 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         if new.reply.is_some_and(|reply| self.find(new.function, &reply).is_some()) {
             return Err(Reason::SnatPortsExhausted);
         }
-        if self.free.is_empty() && !self.evict(now_s) {
+        if self.is_full() && !self.evict(now_s) {
             return Err(Reason::FlowLimit);
         }
-        let slot = self.free.pop().ok_or(Reason::FlowLimit)?;
+        let slot = self.take_slot().ok_or(Reason::FlowLimit)?;
         let state = match new.tuple.protocol {
             Protocol::TCP if flags.0 & TcpFlags::SYN != 0 => FlowState::Opening,
             Protocol::TCP if flags.closes() => FlowState::Closing,
@@ -256,10 +272,10 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         mut expired: impl FnMut(&SessionRecord),
     ) -> usize {
         let mut removed = 0;
-        while let Some(slot) = self.wheel.pop(now_s, &mut budget) {
+        while let Some(slot) = self.wheel.pop(&mut self.wheel_links, now_s, &mut budget) {
             let deadline = self.deadline(slot);
             if deadline > now_s {
-                self.wheel.schedule(slot, deadline);
+                self.wheel.schedule(&mut self.wheel_links, slot, deadline);
             } else {
                 expired(&self.records[slot as usize]);
                 self.release(slot);
@@ -301,17 +317,26 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         &self.records
     }
 
-    fn side_of(&self, slot: u32, function: FunctionId, tuple: &FiveTuple) -> Option<SessionSide> {
-        let record = &self.records[slot as usize];
-        if record.function() != function {
-            None
-        } else if record.original() == *tuple {
-            Some(SessionSide::Original)
-        } else if record.reply() == *tuple {
-            Some(SessionSide::Reply)
-        } else {
-            None
+    fn is_full(&self) -> bool {
+        self.free.is_empty() && self.fresh as usize == self.capacity
+    }
+
+    fn take_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
         }
+        if self.is_full() {
+            return None;
+        }
+        self.reach(self.fresh + 1);
+        Some(self.fresh - 1)
+    }
+
+    /// Lets the slots below `fresh` be used.
+    fn reach(&mut self, fresh: u32) {
+        self.fresh = fresh;
+        self.wheel_links.resize(fresh as usize, Link::FREE);
+        self.state_links.resize(fresh as usize, Link::FREE);
     }
 
     /// The entries of a session in the index; the hash of a tuple is that of its reverse, so that one is enough
@@ -343,8 +368,8 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
     fn enter(&mut self, slot: u32) {
         for entry in self.entries(slot) {
             let (records, hash) = (&*self.records, &self.hash);
-            self.index
-                .insert_unique(hash_of(records, hash, entry), entry, |&entry| hash_of(records, hash, entry));
+            let hash_of = |entry| hash_of(records, hash, entry);
+            self.index.insert(hash_of(entry), entry, hash_of);
         }
         let record = &self.records[slot as usize];
         if record.has_binding() {
@@ -357,10 +382,7 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     fn release(&mut self, slot: u32) {
         for entry in self.entries(slot) {
-            let hash = hash_of(&self.records, &self.hash, entry);
-            if let Ok(found) = self.index.find_entry(hash, |&candidate| candidate == entry) {
-                found.remove();
-            }
+            self.index.remove(hash_of(&self.records, &self.hash, entry), entry);
         }
         let record = &mut self.records[slot as usize];
         if record.has_binding() {
@@ -369,8 +391,8 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         self.counts[record.state() as usize] -= 1;
         record.free();
         self.len -= 1;
-        self.wheel.cancel(slot);
-        self.by_state.unlink(slot);
+        self.wheel.cancel(&mut self.wheel_links, slot);
+        self.by_state.unlink(&mut self.state_links, slot);
         self.free.push(slot);
     }
 
@@ -385,17 +407,18 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     fn arm(&mut self, slot: u32) {
         let deadline = self.deadline(slot);
-        self.wheel.schedule(slot, deadline);
+        self.wheel.bring_forward(&mut self.wheel_links, slot, deadline);
+        let links = &mut self.state_links;
         match self.records[slot as usize].state() {
-            FlowState::Established => self.by_state.unlink(slot),
-            state => self.by_state.push_back(state as usize, slot),
+            FlowState::Established => self.by_state.unlink(links, slot),
+            state => self.by_state.push_back(links, state as usize, slot),
         }
     }
 
     /// Makes room for one session.
     fn evict(&mut self, now_s: u32) -> bool {
         self.expire(now_s, 16, |_| {});
-        if !self.free.is_empty() {
+        if !self.is_full() {
             return true;
         }
         match FlowState::VICTIMS.iter().find_map(|&state| self.by_state.front(state as usize)) {

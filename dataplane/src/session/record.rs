@@ -37,6 +37,25 @@ struct Endpoints {
     destination_port: u16,
 }
 
+/// What a packet's session is looked for by.
+pub(super) struct Wanted {
+    function: u32,
+    protocol: u8,
+    family: u8,
+    endpoints: Endpoints,
+}
+
+impl Wanted {
+    pub(super) fn new(function: FunctionId, tuple: &FiveTuple) -> Wanted {
+        Wanted {
+            function: function.0,
+            protocol: tuple.protocol.0,
+            family: family(tuple),
+            endpoints: endpoints(tuple),
+        }
+    }
+}
+
 /// One session: 96 octets in the machine's own byte order, valid or not whatever they hold. A record is in use
 /// if its state is known and its check matches; one whose writing was cut off has a check that does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -119,9 +138,32 @@ impl SessionRecord {
         self.tuple(&self.reply)
     }
 
+    /// Which way a packet runs in the session, if it belongs to it.
+    pub(super) fn side_of(&self, wanted: &Wanted) -> Option<SessionSide> {
+        if self.function != wanted.function
+            || self.protocol != wanted.protocol
+            || self.flags & IPV6 != wanted.family
+        {
+            None
+        } else if self.original == wanted.endpoints {
+            Some(SessionSide::Original)
+        } else if self.reply == wanted.endpoints {
+            Some(SessionSide::Reply)
+        } else {
+            None
+        }
+    }
+
     /// Replies do not simply reverse the first packet's tuple.
     pub fn is_translated(&self) -> bool {
-        self.reply() != self.original().reversed()
+        let Endpoints { source, destination, source_port, destination_port } = self.original;
+        let reversed = Endpoints {
+            source: destination,
+            destination: source,
+            source_port: destination_port,
+            destination_port: source_port,
+        };
+        self.reply != reversed
     }
 
     /// The first packet leaves with another source than it came with.
@@ -172,7 +214,7 @@ impl SessionRecord {
             protocol: new.tuple.protocol.0,
             idle_minutes: new.idle_minutes,
             state: state as u8,
-            flags: if new.tuple.source.is_ipv6() { IPV6 } else { 0 },
+            flags: family(&new.tuple),
         };
         record.check = record.expected_check();
         *self = record;
@@ -243,6 +285,10 @@ fn octets(address: IpAddr) -> [u8; 16] {
         }
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+fn family(tuple: &FiveTuple) -> u8 {
+    if tuple.source.is_ipv6() { IPV6 } else { 0 }
 }
 
 fn endpoints(tuple: &FiveTuple) -> Endpoints {
