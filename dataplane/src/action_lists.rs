@@ -14,6 +14,9 @@ struct Slot {
     flows: u32,
 }
 
+/// Lists that are looked at before the index: new flows come in pairs, and most of them on the ways of those before.
+const RECENT: usize = 4;
+
 /// The lists in use, by index.
 #[derive(Debug)]
 pub(crate) struct ActionLists {
@@ -21,6 +24,8 @@ pub(crate) struct ActionLists {
     index: HashTable<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    recent: [u32; RECENT],
+    turn: usize,
 }
 
 impl ActionLists {
@@ -30,6 +35,8 @@ impl ActionLists {
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
+            recent: [0; RECENT],
+            turn: 0,
         }
     }
 
@@ -44,6 +51,22 @@ impl ActionLists {
 
     /// The index of these actions, taken once more.
     pub(crate) fn acquire(&mut self, actions: &[Action]) -> u32 {
+        for list in self.recent {
+            if let Some(slot) = self.slots.get_mut(list as usize)
+                && slot.flows > 0
+                && *slot.actions == *actions
+            {
+                slot.flows += 1;
+                return list;
+            }
+        }
+        let list = self.acquire_by_hash(actions);
+        self.recent[self.turn % RECENT] = list;
+        self.turn = self.turn.wrapping_add(1);
+        list
+    }
+
+    fn acquire_by_hash(&mut self, actions: &[Action]) -> u32 {
         let hash = self.hash.hash_one(actions);
         let slots = &self.slots;
         if let Some(&list) = self.index.find(hash, |&list| *slots[list as usize].actions == *actions) {
@@ -100,5 +123,22 @@ mod tests {
         assert_eq!(lists.len(), 1);
         assert_eq!(lists.acquire(&[Action::Deliver(PortId(3))]), one);
         assert_eq!(**lists.get(two), [Action::Deliver(PortId(2))]);
+    }
+
+    #[test]
+    fn a_list_that_went_is_not_found_again() {
+        let mut lists = ActionLists::new(1);
+        let number = |number| [Action::Deliver(PortId(number))];
+        let held: Vec<u32> = (0..10).map(|port| lists.acquire(&number(port))).collect();
+        for (port, list) in held.iter().enumerate() {
+            assert_eq!(lists.acquire(&number(port as u32)), *list);
+            lists.release(*list);
+            lists.release(*list);
+        }
+        assert_eq!(lists.len(), 0);
+        let empty = lists.acquire(&[]);
+        let again = lists.acquire(&number(9));
+        assert!(empty != again && lists.get(empty).is_empty());
+        assert_eq!(**lists.get(again), number(9));
     }
 }

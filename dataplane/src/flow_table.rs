@@ -350,6 +350,11 @@ impl FlowTable {
         removed
     }
 
+    /// Whether flows are left that [`FlowTable::expire`] should have looked at by now: its budget was too small for them.
+    pub fn is_behind(&self, now: Nanos) -> bool {
+        !self.is_empty() && self.wheel.is_behind(tick_of(now))
+    }
+
     fn deadline(&self, flow: &FlowEntry) -> u32 {
         let idle_s = self.timeouts.idle_s(flow.state, flow.near.protocol());
         // A drop is decided again in time however busy it is.

@@ -117,6 +117,11 @@ impl Wheel {
         self.lists.unlink(links, slot);
     }
 
+    /// Whether slots wait whose time may have come.
+    pub(crate) fn is_behind(&self, now: u32) -> bool {
+        self.current < now || self.lists.front((self.current % WHEEL_SLOTS) as usize).is_some()
+    }
+
     /// The next slot whose time may have come; the caller removes or reschedules it. `budget` is lowered by the
     /// work done.
     pub(crate) fn pop(&mut self, links: &mut impl Links, now: u32, budget: &mut usize) -> Option<u32> {
@@ -195,6 +200,7 @@ mod tests {
         wheel.bring_forward(&mut links, 1, 5_000);
         let mut budget = 1_000;
         assert_eq!(wheel.pop(&mut links, 109, &mut budget), None);
+        assert!(wheel.is_behind(110) && !wheel.is_behind(109));
         wheel.bring_forward(&mut links, 0, 5_000);
         wheel.bring_forward(&mut links, 0, 112);
         assert_eq!(wheel.pop(&mut links, 110, &mut budget), Some(1));

@@ -198,6 +198,11 @@ pub trait Trace {
     /// Records the step that `build` makes, or ignores it.
     fn step(&mut self, build: impl FnOnce() -> Step);
 
+    /// Whether anything is made of what it is told.
+    fn listens(&self) -> bool {
+        true
+    }
+
     /// An appliance forwards the packet.
     fn pass(&mut self, _hop: Hop) {}
 
@@ -220,6 +225,10 @@ pub struct NoTrace;
 
 impl Trace for NoTrace {
     fn step(&mut self, _build: impl FnOnce() -> Step) {}
+
+    fn listens(&self) -> bool {
+        false
+    }
 }
 
 impl Trace for Vec<Step> {

@@ -25,6 +25,8 @@ const EXPIRY_BUDGET: usize = 256;
 const FRAGMENTED_MAX: usize = 4096;
 /// How often idle flows and sessions are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+/// The same while more wait than one call looks at: as many go as a quarter of a million a second.
+const EXPIRY_BEHIND: Duration = Duration::from_millis(1);
 
 /// Bounds and switches of a router.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +83,10 @@ pub struct Router {
     pub(crate) offloading: Offloading,
     pub(crate) taps: Vec<Tap>,
     epoch: u32,
+    /// When idle flows and sessions are looked for.
     next_expiry: Nanos,
+    /// When what others have replayed is merged, and fragments are forgotten.
+    next_turn: Nanos,
     opened: crate::core::Opened,
 }
 
@@ -94,6 +99,7 @@ impl Router {
             opened: crate::core::Opened::new(options.coalesce),
             epoch: 0,
             next_expiry: Nanos::ZERO,
+            next_turn: Nanos::ZERO,
             core: Core::new(shared),
             offloading: Offloading::new(options.offload),
             taps: Vec::new(),
@@ -249,12 +255,15 @@ impl Router {
         }
         self.core.run_tunnels(now, out);
         self.settle_offloads(now, out);
-        if self.next_expiry <= now {
-            self.next_expiry = now + EXPIRY_INTERVAL;
+        if self.next_turn <= now {
+            self.next_turn = now + EXPIRY_INTERVAL;
             self.merge_some(now, out);
-            self.flows.expire(now, EXPIRY_BUDGET, |_| {});
             self.fragments.expire(now);
-            self.core.expire_sessions(now, EXPIRY_BUDGET);
+        }
+        if self.next_expiry <= now {
+            self.flows.expire(now, EXPIRY_BUDGET, |_| {});
+            let behind = self.core.expire_sessions(now, EXPIRY_BUDGET) | self.flows.is_behind(now);
+            self.next_expiry = now + if behind { EXPIRY_BEHIND } else { EXPIRY_INTERVAL };
             self.settle_offloads(now, out);
         }
     }
@@ -279,7 +288,7 @@ impl Router {
     /// When [`Router::poll_output`] has something to do; `None` if nothing waits.
     pub fn next_timeout(&self) -> Option<Nanos> {
         let busy = !self.flows.is_empty() || !self.offloading.is_empty();
-        let expiry = busy.then_some(self.next_expiry);
+        let expiry = busy.then_some(self.next_expiry.min(self.next_turn));
         [expiry, self.core.next_timeout()].into_iter().flatten().min()
     }
 

@@ -141,9 +141,11 @@ impl Core {
         })
     }
 
-    /// Ends sessions that were idle too long.
-    pub(crate) fn expire_sessions(&self, now: Nanos, budget: usize) {
-        self.shared.sessions().expire(seconds(now), budget, |_| {});
+    /// Ends sessions that were idle too long. True where the budget did not suffice.
+    pub(crate) fn expire_sessions(&self, now: Nanos, budget: usize) -> bool {
+        let mut sessions = self.shared.sessions();
+        sessions.expire(seconds(now), budget, |_| {});
+        sessions.is_behind(seconds(now))
     }
 
     /// Takes the snapshot in force. True if it is another one than before.

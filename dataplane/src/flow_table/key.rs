@@ -7,7 +7,7 @@ use crate::port::PortId;
 use crate::tuple::{FiveTuple, Protocol};
 
 /// The part of a key that lies in an entry's first cache line: all of an IPv4 flow's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub(super) struct Near {
     /// The last 32 bits of each address.
@@ -20,12 +20,12 @@ pub(super) struct Near {
 }
 
 /// The first 96 bits of both addresses; zero for IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub(super) struct Far([u32; 6]);
 
 /// What a flow is found by: the port at which its packets enter, and their tuple there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     pub(super) near: Near,
     pub(super) far: Far,

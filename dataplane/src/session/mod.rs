@@ -285,6 +285,11 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         removed
     }
 
+    /// Whether sessions are left that [`SessionTable::expire`] should have looked at by now.
+    pub fn is_behind(&self, now_s: u32) -> bool {
+        !self.is_empty() && self.wheel.is_behind(now_s)
+    }
+
     /// Ends every session for which `keep` is false. Returns how many went.
     pub fn retain(&mut self, mut keep: impl FnMut(&SessionRecord) -> bool) -> usize {
         let mut removed = 0;

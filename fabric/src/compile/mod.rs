@@ -23,7 +23,9 @@ use vnet_dataplane::PortId;
 use crate::azure_rule::AzureRule;
 use crate::control::{Ids, State};
 use crate::snapshot::egress::{EdgeAddress, FirewallSnat};
-use crate::snapshot::network::{EffectiveGateway, Firewall, Location, Network, Nic, Owner, Subnet};
+use crate::snapshot::network::{
+    AddressMap, EffectiveGateway, Firewall, Location, Network, Nic, Owner, Subnet,
+};
 use crate::snapshot::routes::SubnetRoutes;
 use crate::snapshot::rules::RuleSet;
 use crate::snapshot::{
@@ -230,7 +232,7 @@ impl<'a> Builder<'a> {
             self.snapshot.networks.push(Network {
                 name: name.as_str().into(),
                 ranges: network.address_space.clone(),
-                owners: HashMap::new(),
+                owners: AddressMap::default(),
                 peerings: Vec::new(),
                 peering_ranges: Default::default(),
                 gateway: EffectiveGateway::None,

@@ -202,7 +202,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             }
         };
         self.hit(rule.id);
-        if rests_on_user_route(rule, &group.tags, &tuple) {
+        if self.trace.listens() && rests_on_user_route(rule, &group.tags, &tuple) {
             let rule = self.snapshot.check(AzureRule::NsgTagUserRoute);
             self.note(way.step(), Some(rule), at, || {
                 "VirtualNetwork holds an address of the packet by a route of the subnet's table".to_owned()

@@ -27,13 +27,16 @@ pub(crate) struct Location {
     pub(crate) zone: u8,
 }
 
+/// A map that every decision looks into. Its keys are the design's own, so that nobody can aim at one bucket.
+pub(crate) type AddressMap<T> = HashMap<IpAddr, T, foldhash::fast::FixedState>;
+
 /// A virtual network.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) name: Arc<str>,
     pub(crate) ranges: Vec<IpNet>,
     /// Ports by the private addresses that they hold.
-    pub(crate) owners: HashMap<IpAddr, PortId>,
+    pub(crate) owners: AddressMap<PortId>,
     /// This network's halves of its peerings.
     pub(crate) peerings: Vec<usize>,
     /// The same by the remote network's ranges, whatever their state.
