@@ -10,11 +10,12 @@ use vnet_router::RouterOptions;
 use vnetd::api::Api;
 use vnetd::api::server::{self, Socket};
 use vnetd::arguments::{Args, FlowOffload};
-use vnetd::engine::{Engine, HostKernel, Options, Service};
+use vnetd::engine::{Engine, Options, Service};
 use vnetd::host::{doctor, enter, state_dir};
 use vnetd::logging::{self, LogControl};
 use vnetd::metrics::Metrics;
 use vnetd::notify;
+use vnetd::offload;
 
 /// How long work that is under way may take when the daemon ends.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -66,7 +67,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         },
         kernel: match args.offload {
             FlowOffload::Off => Err("--offload off".to_owned()),
-            FlowOffload::Kernel => Ok(Arc::new(HostKernel)),
+            FlowOffload::Kernel => Ok(Arc::new(offload::Kernel)),
         },
         metrics: metrics_address,
     };

@@ -7,6 +7,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 mod lab;
 #[path = "host/namespaces.rs"]
 mod namespaces;
+#[path = "host/offload.rs"]
+mod offload;
+#[path = "host/offload_packets.rs"]
+mod offload_packets;
 #[path = "host/probes.rs"]
 mod probes;
 #[path = "host/programs.rs"]
@@ -24,8 +28,9 @@ fn main() {
     // Each test has namespaces of its own; more threads than this only make the machine's clock less even.
     args.test_threads = args.test_threads.or(Some(4));
     let missing = lab::missing();
-    let tests =
-        [namespaces::tests(), probes::tests(), programs::tests(), sweeps::tests()].into_iter().flatten();
+    let tests = [namespaces::tests(), offload::tests(), probes::tests(), programs::tests(), sweeps::tests()]
+        .into_iter()
+        .flatten();
     let trials = tests
         .map(|(name, test)| {
             let shown = missing.map_or_else(|| name.to_owned(), |reason| format!("{name} ({reason})"));

@@ -12,7 +12,7 @@ pub(crate) const HOST_NAME_CHARS_MAX: usize = 63;
 /// Longest name of an Azure resource.
 pub(crate) const RESOURCE_NAME_CHARS_MAX: usize = 80;
 /// Names of namespaces that every lab has.
-const TAKEN: &[&str] = &["internet", "platform"];
+const TAKEN: &[&str] = &["fabric", "internet", "platform"];
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
     lab(check);

@@ -17,7 +17,6 @@ use vnet_router::{Router, RouterOptions, SessionMemory, Shared, TunnelSetup};
 use super::blueprint::{Blueprint, INTERNET};
 use super::build::{Built, DeviceOptions, Report, Site};
 use super::input::Input;
-use super::kernel;
 use super::keys::{self, Keys};
 use super::laps::Laps;
 use super::live::owner_name;
@@ -28,6 +27,7 @@ use crate::host::error::HostError;
 use crate::host::netns::Netns;
 use crate::host::state_dir::StateDir;
 use crate::io::udp::UdpPort;
+use crate::offload;
 use crate::worker::{KernelFlows, TunnelChange, Worker, monotonic};
 
 /// A lab that runs.
@@ -160,7 +160,10 @@ impl Lab {
             options.kernel.clone().and_then(|host| host.open(&name));
         if let Err(why) = &kernel {
             tracing::info!(lab = %name, %why, "no flow runs in the kernel");
-            kernel::put_out_of_use(&name);
+            // A former daemon's would go on with nobody to end them.
+            if let Err(error) = offload::remove(&name) {
+                tracing::warn!(lab = %name, %error, "what a former daemon has left in the kernel could not be removed");
+            }
         }
         let left = kernel.as_ref().map_or_else(|_| Vec::new(), |kernel| kernel.take_adopted());
         if let Ok(kernel) = &kernel {

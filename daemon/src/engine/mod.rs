@@ -8,7 +8,6 @@ mod evidence;
 mod factory;
 mod fault;
 mod input;
-mod kernel;
 mod keys;
 mod lab;
 mod laps;
@@ -24,7 +23,6 @@ mod store;
 mod traffic;
 
 pub use backend::Service;
-pub use kernel::HostKernel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ use super::netns::{self, NetnsName};
 use super::uplink;
 use super::{Result, netns::Netns};
 use crate::io::tun::{self, Tun, TunSpec};
+use crate::offload;
 
 /// Linux 6.2 brought UDP segmentation offload to TUN.
 const KERNEL_WANTED: (u32, u32) = (6, 2);
@@ -31,6 +32,7 @@ pub fn examine(state_root: &Path, metrics: Option<SocketAddr>) -> DoctorReport {
     checks.push(state(state_root));
     checks.push(open_files());
     checks.push(host_egress());
+    checks.push(kernel_offload());
     checks.extend(metrics.map(metrics_port));
     DoctorReport { checks }
 }
@@ -167,6 +169,17 @@ fn host_egress() -> Check {
     match uplink::obstacle() {
         None => check("host egress", CheckStatus::Ok, "labs may leave by the host's network", remedy),
         Some(why) => check("host egress", CheckStatus::Warning, why, remedy),
+    }
+}
+
+/// Loads what carries flows in the kernel, for a moment.
+fn kernel_offload() -> Check {
+    let remedy = "Every flow passes the daemon. For plain ones to run in the kernel: Linux 5.15 or later with bpf(2) and clsact \
+                  (modprobe sch_ingress cls_bpf), the right to mount bpffs on /sys/fs/bpf, and a daemon that was built \
+                  where clang is installed.";
+    match offload::examine() {
+        Ok(()) => check("offload", CheckStatus::Ok, "plain flows can run in the kernel", remedy),
+        Err(error) => check("offload", CheckStatus::Warning, error.to_string(), remedy),
     }
 }
 

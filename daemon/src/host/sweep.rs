@@ -12,6 +12,7 @@ use super::netns::{self, Netns, NetnsName};
 use super::process;
 use super::state_dir::{self, StateDir};
 use super::uplink;
+use crate::offload;
 
 /// How long processes have to end by themselves.
 const GRACE: Duration = Duration::from_millis(500);
@@ -60,8 +61,9 @@ pub fn find(state_root: &Path) -> Result<BTreeMap<String, Traces>> {
 /// A process that does not end, or a name that can't be removed.
 pub fn remove_namespaces(lab: &str) -> Result<Swept> {
     let outside = uplink::disconnect(lab);
+    let offload = offload::remove(lab);
     let swept = remove(&netns::list(Some(lab))?)?;
-    outside.map(|()| swept)
+    outside.and(offload).map(|()| swept)
 }
 
 /// Removes those of a lab's namespaces that `keep` does not name, with their processes: what a crash or a failed change left
@@ -71,7 +73,7 @@ pub fn remove_namespaces(lab: &str) -> Result<Swept> {
 /// As [`remove_namespaces`].
 pub fn remove_strays(lab: &str, keep: &BTreeSet<String>) -> Result<Swept> {
     let mut names = netns::list(Some(lab))?;
-    names.retain(|name| !keep.contains(name.vm()));
+    names.retain(|name| !keep.contains(name.vm()) && name.vm() != netns::FABRIC);
     remove(&names)
 }
 

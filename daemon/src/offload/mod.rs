@@ -26,7 +26,7 @@ use vnet_dataplane::{OffloadCounts, OffloadEntry, OffloadSlot, PortId};
 
 use crate::host::error::{Context, Result};
 use crate::host::netns::{self, Netns, NetnsName};
-use crate::worker::KernelFlows;
+use crate::worker::{KernelFlows, KernelHost};
 use equipment::{Fabric, port_of, target_of};
 use nics::{Nics, Place, Stage};
 use program::Programs;
@@ -34,8 +34,21 @@ use table::Table;
 
 /// Entries that a lab may have.
 pub const ENTRIES: usize = 65_536;
+/// The epoch in which no entry counts.
+const NEVER: u32 = 0;
 /// Cables that can be asked for at once; who asks beyond asks again later.
 const REQUESTS: usize = 1024;
+
+/// This host's kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl KernelHost for Kernel {
+    fn open(&self, lab: &str) -> std::result::Result<Arc<dyn KernelFlows>, String> {
+        let opened = Offload::open(lab, rand::random());
+        opened.map(|offload| Arc::new(offload) as Arc<dyn KernelFlows>).map_err(|error| error.to_string())
+    }
+}
 
 /// What a lab's offload is at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,10 +120,10 @@ impl Offload {
     pub fn with_entries(lab: &str, seed: u64, entries: usize) -> Result<Offload> {
         program::check_built()?;
         program::check_waiting()?;
-        let pinned = program::open(lab).unwrap_or_else(|error| {
-            tracing::warn!(%lab, %error, "a former daemon's flows in the kernel could not be taken over");
-            None
-        });
+        let pinned = program::open(lab).or_else(|error| {
+            tracing::warn!(%lab, %error, "a former daemon's flows in the kernel cannot be taken over");
+            remove(lab).map(|()| None)
+        })?;
         let (requests, inbox) = sync_channel(REQUESTS);
         let inner = Arc::new(Inner {
             lab: lab.to_owned(),
@@ -282,7 +295,7 @@ impl KernelFlows for Offload {
     fn enter(&self, entry: &OffloadEntry) -> Option<OffloadSlot> {
         // Both are looked at, so that both cables are asked for.
         let ready = [entry.key.ingress(), entry.target].map(|port| self.inner.is_ready(port));
-        let table = self.inner.table.get().filter(|_| ready == [true, true])?;
+        let table = self.inner.table.get().filter(|_| ready == [true, true] && entry.epoch != NEVER)?;
         table.enter(&entry.key, target_of(entry.target), entry.ttl_decrement, entry.epoch)
     }
 
@@ -334,12 +347,8 @@ impl KernelFlows for Offload {
     }
 
     fn remove(&self) {
+        self.publish(NEVER);
         self.inner.nics.clear();
-        if let Some(table) = self.inner.table.get() {
-            for entered in table.entries() {
-                table.withdraw(entered.slot);
-            }
-        }
         *lock(&self.inner.equipment) = Equipment { removed: true, ..Equipment::default() };
         self.stop();
         if let Err(error) = remove(&self.inner.lab) {
@@ -348,12 +357,13 @@ impl KernelFlows for Offload {
     }
 }
 
-/// Removes what there is of a lab's offload on this host: pins, cables and the hidden namespace. That there is nothing is no
-/// error. The programs end with the machines' devices.
+/// Removes what there is of a lab's offload on this host: no entry counts any more, pins, cables and the hidden namespace
+/// go. That there is nothing is no error. The programs end with the machines' devices.
 ///
 /// # Errors
 /// Where the kernel refuses.
 pub fn remove(lab: &str) -> Result<()> {
+    program::disable(lab)?;
     let unpinned = program::unpin(lab);
     netns::delete(&NetnsName::new(lab, netns::FABRIC)?)?;
     unpinned

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::mount::{MsFlags, mount};
@@ -77,6 +78,23 @@ pub(super) fn unpin(lab: &str) -> Result<()> {
     }
     // Only the last lab's end empties it.
     let _ = fs::remove_dir(FOLDER);
+    Ok(())
+}
+
+/// Lets no entry of a lab count any more, whichever version of the daemon has made them. That nothing is pinned is no error.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub(super) fn disable(lab: &str) -> Result<()> {
+    let path = folder(lab).join(CONTROL);
+    let control = match object(&path) {
+        Err(error) if error.is_missing() => return Ok(()),
+        other => other?,
+    };
+    let control = map_memory(control.as_fd(), CONTROL, size_of::<AtomicU32>())?;
+    // SAFETY: the mapping is page-aligned and holds the epoch at its beginning, as every layout does.
+    let epoch = unsafe { &*control.as_ptr().cast::<AtomicU32>() };
+    epoch.store(0, Ordering::SeqCst);
     Ok(())
 }
 

@@ -89,7 +89,7 @@ fn doctor_finds_this_host_fit() -> Outcome {
     netns::prepare_dir()?;
     let report = doctor::examine(lab.dir.path(), Some(metrics));
     assert!(report.can_run(), "{report:#?}");
-    assert_eq!(report.checks.len(), 10);
+    assert_eq!(report.checks.len(), 11);
     for check in &report.checks {
         assert_eq!(check.remedy.is_some(), check.status != CheckStatus::Ok, "{check:?}");
     }

@@ -1,0 +1,163 @@
+//! Packets of odd shapes, and ways to send them past the kernel's own ideas.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// What is special of a packet from port 4000 to port 5000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Nothing.
+    Plain,
+    /// TCP flags beside ACK.
+    Flags(u8),
+    /// TCP flags without ACK.
+    Unacknowledged,
+    /// The first fragment of several.
+    FirstFragment,
+    /// A later one.
+    LaterFragment,
+    /// IPv4 options: four no-operations.
+    Options,
+    /// An IPv6 destination options header.
+    Extension,
+    /// Another protocol.
+    Icmp,
+    /// Shorter than its header says.
+    Cut,
+}
+
+impl Shape {
+    /// Those that userspace has to see.
+    pub(crate) fn special(protocol: u8, v6: bool) -> &'static [Shape] {
+        use Shape::{Cut, Extension, FirstFragment, Flags, Icmp, LaterFragment, Options, Unacknowledged};
+        match (protocol, v6) {
+            (6, false) => &[
+                Flags(0x02),
+                Flags(0x01),
+                Flags(0x04),
+                Unacknowledged,
+                FirstFragment,
+                LaterFragment,
+                Options,
+                Icmp,
+                Cut,
+            ],
+            (6, true) => &[Flags(0x02), Flags(0x01), Flags(0x04), Unacknowledged, Extension, Icmp, Cut],
+            (_, false) => &[FirstFragment, LaterFragment, Options, Icmp, Cut],
+            (_, true) => &[Extension, Icmp, Cut],
+        }
+    }
+}
+
+/// An IP packet with a payload of twenty octets.
+pub(crate) fn shaped(source: IpAddr, destination: IpAddr, protocol: u8, shape: Shape) -> Vec<u8> {
+    let transport = transport(protocol, shape);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let options: &[u8] = if shape == Shape::Options { &[1, 1, 1, 1] } else { &[] };
+            let length = 20 + options.len() + transport.len() + usize::from(shape == Shape::Cut);
+            let fragment: u16 = match shape {
+                Shape::FirstFragment => 0x2000,
+                Shape::LaterFragment => 0x0002,
+                _ => 0,
+            };
+            let protocol = if shape == Shape::Icmp { 1 } else { protocol };
+            let mut packet = vec![0x40 | (5 + options.len() / 4) as u8, 0];
+            packet.extend((length as u16).to_be_bytes());
+            packet.extend([0x12, 0x34]);
+            packet.extend(fragment.to_be_bytes());
+            packet.extend([64, protocol, 0, 0]);
+            packet.extend(source.octets());
+            packet.extend(destination.octets());
+            packet.extend(options);
+            let sum = !folded(&packet);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet.extend(transport);
+            packet
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let extension: &[u8] =
+                if shape == Shape::Extension { &[protocol, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
+            let next = match shape {
+                Shape::Extension => 60,
+                Shape::Icmp => 58,
+                _ => protocol,
+            };
+            let length = extension.len() + transport.len() + usize::from(shape == Shape::Cut);
+            let mut packet = vec![0x60, 0, 0, 0];
+            packet.extend((length as u16).to_be_bytes());
+            packet.extend([next, 64]);
+            packet.extend(source.octets());
+            packet.extend(destination.octets());
+            packet.extend(extension);
+            packet.extend(transport);
+            packet
+        }
+        _ => unreachable!("addresses of one family"),
+    }
+}
+
+fn transport(protocol: u8, shape: Shape) -> Vec<u8> {
+    let mut bytes = vec![0x0f, 0xa0, 0x13, 0x88];
+    if protocol == 6 {
+        let flags = match shape {
+            Shape::Flags(flags) => 0x10 | flags,
+            Shape::Unacknowledged => 0,
+            _ => 0x10,
+        };
+        bytes.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    } else {
+        bytes.extend([0, 28, 0, 0]);
+    }
+    bytes.extend([0x2a; 20]);
+    bytes
+}
+
+fn folded(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Sends an IP packet as it is by `eth0` of the thread's namespace.
+pub(crate) fn send(packet: &[u8]) -> io::Result<()> {
+    send_by("eth0", packet)
+}
+
+/// Sends a frame as it is by a device of the thread's namespace, with the protocol that its first octets show where the device
+/// has no link header.
+pub(crate) fn send_by(device: &str, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: plain numbers; the descriptor is the caller's.
+    let socket = unsafe {
+        let fd = libc::socket(
+            libc::AF_PACKET,
+            if device == "eth0" { libc::SOCK_DGRAM } else { libc::SOCK_RAW },
+            0,
+        );
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let protocol: u16 = if frame[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
+    // SAFETY: all zero is a valid address of that family.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = nix::net::if_::if_nametoindex(device)? as i32;
+    // SAFETY: frame and address live until the call has returned, and their lengths are their own.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
