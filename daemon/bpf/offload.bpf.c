@@ -33,6 +33,7 @@ static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_
 static long (*const change_head)(struct __sk_buff *skb, __u32 bytes, __u64 flags) = (void *)BPF_FUNC_skb_change_head;
 static long (*const redirect)(__u32 interface, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const redirect_peer)(__u32 interface, __u64 flags) = (void *)BPF_FUNC_redirect_peer;
+static long (*const read_kernel)(void *to, __u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
 static __u64 (*const coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 
 #define WAYS 8
@@ -81,6 +82,31 @@ struct {
 	TYPE(key, __u32);
 	TYPE(value, struct bucket);
 } buckets SEC(".maps");
+
+// Set by the loader where the kernel describes its types: then the members below are where that description says.
+const volatile __u32 types_known = 0;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct list_head {
+	struct list_head *next;
+};
+struct net {
+	struct list_head ptype_all;
+};
+typedef struct {
+	struct net *net;
+} possible_net_t;
+struct net_device {
+	struct list_head ptype_all;
+	possible_net_t nd_net;
+};
+struct sk_buff {
+	struct net_device *dev;
+};
+#pragma clang attribute pop
+
+#define FIELD_EXISTS 2
+#define HAS(type, member) __builtin_preserve_field_info(((struct type *)0)->member, FIELD_EXISTS)
 
 // Stands where Ethernet's header would on the cables.
 struct cable_header {
@@ -191,6 +217,35 @@ INLINE struct slot *find(const struct packet *packet)
 	return (void *)0;
 }
 
+INLINE int is_filled(const struct list_head *list)
+{
+	const struct list_head *next = list;
+
+	read_kernel(&next, sizeof(next), &list->next);
+	return next != list;
+}
+
+// Whether a packet socket listens on the NIC, as tcpdump's does: the kernel shows it what leaves only behind this program, so
+// such a NIC's packets take the way past it.
+INLINE int is_watched(struct __sk_buff *skb)
+{
+	struct net_device *device = (void *)0;
+	struct net *net = (void *)0;
+
+	if (!types_known || !HAS(net_device, ptype_all))
+		return 0;
+	read_kernel(&device, sizeof(device), &((struct sk_buff *)(void *)skb)->dev);
+	if (!device)
+		return 0;
+	if (is_filled(&device->ptype_all))
+		return 1;
+	// Linux 6.17: sockets of all devices, by namespace.
+	if (!HAS(net, ptype_all))
+		return 0;
+	read_kernel(&net, sizeof(net), &device->nd_net.net);
+	return net && is_filled(&net->ptype_all);
+}
+
 INLINE void lower_ttl(void *data, void *end, __be16 protocol, __u8 by)
 {
 	if (protocol == NET16(ETH_P_IP)) {
@@ -227,7 +282,7 @@ int nic_egress(struct __sk_buff *skb)
 	__u32 cable = skb->ifindex + CABLE_OFFSET;
 	__be16 protocol = skb->protocol;
 
-	if (lower && packet.ttl <= lower)
+	if ((lower && packet.ttl <= lower) || is_watched(skb))
 		return TC_ACT_OK;
 	if (segment) {
 		count = (bytes - packet.header_bytes + segment - 1) / segment;

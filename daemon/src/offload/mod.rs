@@ -384,7 +384,8 @@ pub fn pinned_labs() -> Result<Vec<String>> {
 pub fn examine() -> Result<()> {
     program::check_built()?;
     program::check_waiting()?;
-    let name = format!(".doctor-{}", std::process::id());
+    // bpffs takes no dot, and no lab's name has this stroke.
+    let name = format!("doctor_{}", std::process::id());
     let loaded = program::load(&name, 1, 1).map(drop);
     let unpinned = program::unpin(&name);
     loaded.and(unpinned)

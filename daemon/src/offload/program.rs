@@ -31,6 +31,9 @@ static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OU
 #[cfg(not(offload_program))]
 static OBJECT: Option<&[u8]> = None;
 
+/// Where the kernel describes its types.
+const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+
 const NIC_EGRESS: &str = "nic_egress";
 const FABRIC_INGRESS: &str = "fabric_ingress";
 const NIC_INGRESS: &str = "nic_ingress";
@@ -124,7 +127,10 @@ fn load_into(folder: &Path, buckets: usize, seed: u64) -> Result<(Programs, Tabl
     let object = OBJECT.ok_or_else(not_built)?;
     let maximum = u32::try_from(buckets).map_err(|_| HostError::Invalid("a table of that size".into()))?;
     let mut loader = aya::EbpfLoader::new();
-    let mut loaded = loader.map_max_entries(BUCKETS, maximum).load(object).map_err(refused)?;
+    // Without the kernel's description of its types nothing is found that a packet socket listens to.
+    let types_known = u32::from(Path::new(KERNEL_TYPES).exists());
+    loader.map_max_entries(BUCKETS, maximum).override_global("types_known", &types_known, true);
+    let mut loaded = loader.load(object).map_err(refused)?;
     let mut program = |name: &'static str| -> Result<OwnedFd> {
         let program = loaded.program_mut(name).ok_or_else(not_built)?;
         let program: &mut aya::programs::SchedClassifier = program.try_into().map_err(refused)?;

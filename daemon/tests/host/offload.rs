@@ -29,6 +29,7 @@ pub(crate) fn tests() -> Vec<Case> {
         ("what_changes_a_flow_s_state_goes_to_userspace", special_packets),
         ("the_kernel_lowers_the_ttl_and_leaves_the_last_ones", ttl),
         ("another_epoch_brings_flows_back_at_once", epochs),
+        ("a_nic_that_tcpdump_listens_on_shows_what_leaves", watched),
         ("another_nic_cannot_use_an_entry", foreign_nic),
         ("frames_that_are_forged_on_a_cable_go_nowhere", forged),
         ("a_full_table_takes_no_more_and_ended_flows_make_room", full),
@@ -243,12 +244,15 @@ fn segments_of(frame: &[u8]) -> u64 {
     }
 }
 
-/// Segments that TCP has sent in a namespace, as it counts them itself.
+/// Segments that TCP has sent in a namespace, as it counts them itself: those that were sent again apart.
 fn sent_segments(ns: &Netns) -> u64 {
     let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
     let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("Tcp:")).collect();
-    let at = rows[0].split(' ').position(|name| name == "OutSegs").unwrap();
-    rows[1].split(' ').nth(at).unwrap().parse().unwrap()
+    let value = |wanted: &str| -> u64 {
+        let at = rows[0].split(' ').position(|name| name == wanted).unwrap();
+        rows[1].split(' ').nth(at).unwrap().parse().unwrap()
+    };
+    value("OutSegs") + value("RetransSegs")
 }
 
 fn segments() -> Outcome {
@@ -406,6 +410,25 @@ fn epochs() -> Outcome {
     assert_eq!(pair.counts(slot).0, 2, "a withdrawn entry can still be read");
     pair.offload.release(slot);
     assert_eq!(pair.offload.counts(slot), None);
+    Ok(())
+}
+
+fn watched() -> Outcome {
+    let pair = Pair::new()?;
+    let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
+    let [a, b] = &pair.machines;
+    let (from, to) = (a.udp(0, 4000)?, b.udp(0, 5000)?);
+    let far = SocketAddr::new(b.addresses[0], 5000);
+    let socket = a.ns.run(|| crate::offload_packets::listen("eth0"))??;
+    from.send_to(b"watched", far)?;
+    assert!(a.packet(LIMIT, |packet| packet.ends_with(b"watched")).is_some());
+    assert_eq!(pair.counts(slot).0, 0);
+    drop(socket);
+    let deadline = Instant::now() + LIMIT;
+    while pair.counts(slot).0 == 0 && Instant::now() < deadline {
+        from.send_to(b"unwatched", far)?;
+    }
+    assert_eq!(to.recv(&mut [0; 16])?, 9);
     Ok(())
 }
 

@@ -130,24 +130,9 @@ pub(crate) fn send(packet: &[u8]) -> io::Result<()> {
 /// Sends a frame as it is by a device of the thread's namespace, with the protocol that its first octets show where the device
 /// has no link header.
 pub(crate) fn send_by(device: &str, frame: &[u8]) -> io::Result<()> {
-    // SAFETY: plain numbers; the descriptor is the caller's.
-    let socket = unsafe {
-        let fd = libc::socket(
-            libc::AF_PACKET,
-            if device == "eth0" { libc::SOCK_DGRAM } else { libc::SOCK_RAW },
-            0,
-        );
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+    let socket = packet_socket(if device == "eth0" { libc::SOCK_DGRAM } else { libc::SOCK_RAW })?;
     let protocol: u16 = if frame[0] >> 4 == 6 { 0x86dd } else { 0x0800 };
-    // SAFETY: all zero is a valid address of that family.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = protocol.to_be();
-    address.sll_ifindex = nix::net::if_::if_nametoindex(device)? as i32;
+    let address = address_of(device, protocol)?;
     // SAFETY: frame and address live until the call has returned, and their lengths are their own.
     let sent = unsafe {
         libc::sendto(
@@ -160,4 +145,35 @@ pub(crate) fn send_by(device: &str, frame: &[u8]) -> io::Result<()> {
         )
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A packet socket that listens on a device of the thread's namespace, as tcpdump's does.
+pub(crate) fn listen(device: &str) -> io::Result<OwnedFd> {
+    let socket = packet_socket(libc::SOCK_DGRAM)?;
+    let address = address_of(device, libc::ETH_P_ALL as u16)?;
+    // SAFETY: the address lives until the call has returned, and its length is its own.
+    let bound = unsafe {
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length)
+    };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
+}
+
+fn packet_socket(kind: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers; the descriptor is the caller's.
+    unsafe {
+        match libc::socket(libc::AF_PACKET, kind, 0) {
+            fd @ 0.. => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn address_of(device: &str, protocol: u16) -> io::Result<libc::sockaddr_ll> {
+    // SAFETY: all zero is a valid address of that family.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = nix::net::if_::if_nametoindex(device)? as i32;
+    Ok(address)
 }

@@ -93,6 +93,9 @@ fn doctor_finds_this_host_fit() -> Outcome {
     for check in &report.checks {
         assert_eq!(check.remedy.is_some(), check.status != CheckStatus::Ok, "{check:?}");
     }
+    let offload =
+        report.checks.iter().find(|check| check.name == "offload").ok_or("no word of the offload")?;
+    assert_eq!(offload.status, CheckStatus::Ok, "{offload:?}");
     assert!(netns::list(Some("doctor"))?.iter().all(|name| name.vm() != std::process::id().to_string()));
     Ok(())
 }
