@@ -173,7 +173,7 @@ fn datagrams() -> Outcome {
             "{last_seen:?} is on the workers' clock"
         );
     }
-    let to_userspace = pair.machines[0].packet(Duration::ZERO, |packet| is_udp(packet));
+    let to_userspace = pair.machines[0].packet(Duration::ZERO, is_udp);
     assert_eq!(to_userspace, None, "no datagram came to userspace");
     Ok(())
 }
