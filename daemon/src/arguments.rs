@@ -42,7 +42,7 @@ pub struct Args {
     /// where the host can do that; `off` keeps every packet in the daemon.
     #[arg(long, env = "VNETD_OFFLOAD", value_enum, value_name = "WHERE", default_value_t = FlowOffload::Kernel)]
     pub offload: FlowOffload,
-    /// Join packets of a flow that a tunnel opened into super-packets.
+    /// Join neighbours of a flow into super-packets: what a tunnel opened, and small packets of one batch.
     #[arg(long, env = "VNETD_COALESCE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub coalesce: bool,
     /// Most flows, one for each direction, that a worker holds.

@@ -63,6 +63,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         router: RouterOptions {
             flows_max: args.flows_max,
             coalesce: args.coalesce,
+            datagrams: doctor::takes_datagram_segments(),
             offload: args.offload == FlowOffload::Kernel,
         },
         kernel: match args.offload {

@@ -1,9 +1,9 @@
 //! Joining neighbours of a flow into one super-packet, by the rules of the kernel's own GRO, so that what was
 //! joined can be split again into the same packets.
 
-use crate::checksum;
+use crate::checksum::{self, ChecksumState};
 use crate::packet::{Fragment, Headers, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpVersion};
-use crate::tuple::Protocol;
+use crate::tuple::{FiveTuple, Protocol};
 use crate::vnet_hdr::{GsoType, Offload, VNET_HEADER_LEN};
 
 /// The longest packet that is joined, IP header included.
@@ -28,8 +28,12 @@ pub struct Coalescer {
     segments: usize,
     /// Octets of payload in every segment but perhaps the last.
     segment_len: usize,
+    /// Of every segment's transport checksum.
+    checksum: ChecksumState,
     /// Nothing more may follow: a short segment, or one that pushes.
     closed: bool,
+    /// Datagrams are joined too.
+    datagrams: bool,
 }
 
 impl Default for Coalescer {
@@ -46,8 +50,15 @@ impl Coalescer {
             headers: None,
             segments: 0,
             segment_len: 0,
+            checksum: ChecksumState::Complete,
             closed: false,
+            datagrams: true,
         }
+    }
+
+    /// One that takes no datagrams' neighbours in: Linux segments datagrams that are written to it from 6.2 on.
+    pub fn for_segments() -> Coalescer {
+        Coalescer { datagrams: false, ..Coalescer::new() }
     }
 
     /// Nothing is in it.
@@ -55,15 +66,20 @@ impl Coalescer {
         self.headers.is_none()
     }
 
+    /// The flow of what is in it.
+    pub fn tuple(&self) -> Option<&FiveTuple> {
+        self.headers.as_ref().map(Headers::tuple)
+    }
+
     /// Takes the packet in if nothing is there yet, or if it continues what is there. False means: take out
-    /// what is there first. The packet's transport checksum must be complete.
-    pub fn push(&mut self, packet: &[u8], headers: &Headers) -> bool {
+    /// what is there first. `checksum` says what the packet's own transport checksum field holds.
+    pub fn push(&mut self, packet: &[u8], headers: &Headers, checksum: ChecksumState) -> bool {
         let packet = &packet[..headers.len().min(packet.len())];
         let Some(first) = &self.headers else {
-            self.start(packet, headers);
+            self.start(packet, headers, checksum);
             return true;
         };
-        if self.closed || !self.continues(first, packet, headers) {
+        if self.closed || checksum != self.checksum || !self.continues(first, packet, headers) {
             return false;
         }
         let payload = &packet[headers.payload()..];
@@ -108,6 +124,9 @@ impl Coalescer {
             let gso_type = if protocol == Protocol::TCP { GsoType::Tcp } else { GsoType::Udp };
             let offload = Offload::partial(Some((gso_type, self.segment_len as u16)));
             self.buffer[..VNET_HEADER_LEN].copy_from_slice(&offload.to_vnet(first).to_bytes());
+        } else if self.checksum == ChecksumState::Partial {
+            let vnet = Offload::partial(None).to_vnet(first);
+            self.buffer[..VNET_HEADER_LEN].copy_from_slice(&vnet.to_bytes());
         }
         Some(&mut self.buffer)
     }
@@ -120,13 +139,15 @@ impl Coalescer {
         self.segments = 0;
     }
 
-    fn start(&mut self, packet: &[u8], headers: &Headers) {
+    fn start(&mut self, packet: &[u8], headers: &Headers, checksum: ChecksumState) {
         self.buffer.clear();
         self.buffer.resize(VNET_HEADER_LEN, 0);
         self.buffer.extend_from_slice(packet);
         self.segment_len = packet.len() - headers.payload();
         self.segments = 1;
-        self.closed = !joinable(packet, headers)
+        self.checksum = checksum;
+        self.closed = !joinable(packet, headers, checksum)
+            || (headers.protocol() == Protocol::UDP && !self.datagrams)
             || (headers.protocol() == Protocol::TCP && packet[headers.l4() + 13] & (PSH | FIN) != 0);
         self.headers = Some(*headers);
     }
@@ -138,8 +159,8 @@ impl Coalescer {
             || headers.payload_offset != first.payload_offset
             || payload_len > self.segment_len
             || so_far.len() + payload_len > COALESCED_LEN_MAX
-            || !joinable(packet, headers)
-            || !same_ip_header(first.version, so_far, packet, self.segments)
+            || !joinable(packet, headers, self.checksum)
+            || !same_ip_header(first, so_far, packet, self.segments)
         {
             return false;
         }
@@ -161,7 +182,8 @@ impl Coalescer {
 }
 
 /// A packet that may be one of many segments.
-fn joinable(packet: &[u8], headers: &Headers) -> bool {
+fn joinable(packet: &[u8], headers: &Headers, checksum: ChecksumState) -> bool {
+    let partial = checksum == ChecksumState::Partial;
     if headers.fragment != Fragment::Whole {
         return false;
     }
@@ -176,7 +198,7 @@ fn joinable(packet: &[u8], headers: &Headers) -> bool {
             flags & (SYN | RST | URG | ECE_CWR) == 0 && packet[l4 + 18..l4 + 20] == [0, 0]
         }
         Protocol::UDP => {
-            packet[l4 + 6..l4 + 8] != [0, 0]
+            (partial || packet[l4 + 6..l4 + 8] != [0, 0])
                 && usize::from(u16::from_be_bytes([packet[l4 + 4], packet[l4 + 5]])) == packet.len() - l4
         }
         _ => false,
@@ -186,17 +208,20 @@ fn joinable(packet: &[u8], headers: &Headers) -> bool {
         && headers.payload() < packet.len()
         && packet.len() <= COALESCED_LEN_MAX
         // A joined packet is written with a checksum yet to be made: a wrong one must not become right.
-        && checksum::transport_holds(packet, headers)
+        && (partial || checksum::transport_holds(packet, headers))
 }
 
-/// Equal but for length, checksum and an identification that counts on.
-fn same_ip_header(version: IpVersion, first: &[u8], next: &[u8], index: usize) -> bool {
-    match version {
+/// Equal but for length, checksum and an identification that counts on. A datagram that must not be fragmented has
+/// an identification that means nothing (RFC 6864): sockets that are not connected leave it at zero.
+fn same_ip_header(headers: &Headers, first: &[u8], next: &[u8], index: usize) -> bool {
+    match headers.version {
         IpVersion::V4 => {
             let id = |packet: &[u8]| u16::from_be_bytes([packet[4], packet[5]]);
+            let unused =
+                headers.dont_fragment && headers.protocol() == Protocol::UDP && id(next) == id(first);
             first[..2] == next[..2]
                 && first[6..10] == next[6..10]
-                && id(next) == id(first).wrapping_add(index as u16)
+                && (unused || id(next) == id(first).wrapping_add(index as u16))
         }
         IpVersion::V6 => first[..4] == next[..4] && first[6..8] == next[6..8],
     }
@@ -209,7 +234,7 @@ mod tests {
     use crate::vnet_hdr::VnetHeader;
 
     fn push(coalescer: &mut Coalescer, packet: &[u8]) -> bool {
-        coalescer.push(packet, &Headers::parse(packet).unwrap())
+        coalescer.push(packet, &Headers::parse(packet).unwrap(), ChecksumState::Complete)
     }
 
     fn with_id(mut packet: Vec<u8>, id: u16) -> Vec<u8> {

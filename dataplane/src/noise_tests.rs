@@ -93,7 +93,7 @@ fn walk(way: &mut Way, rng: &mut Rng, packet: &mut [u8]) {
     }
     let _ = fragment_ipv4(packet, &headers, 68 + rng.below(100), &mut way.scratch, |_| {});
     build_error(IcmpError::TimeExceeded, headers.tuple().destination, packet, &headers, &mut way.scratch);
-    if !way.coalescer.push(packet, &headers) {
+    if !way.coalescer.push(packet, &headers, ChecksumState::Complete) {
         way.coalescer.finish();
         way.coalescer.clear();
     }

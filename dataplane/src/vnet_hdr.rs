@@ -146,6 +146,12 @@ impl Offload {
         vnet
     }
 
+    /// What the checksum field holds of a packet that may be joined with its neighbours: not of a super-packet, nor of one
+    /// with a checksum to be made elsewhere than in its own header.
+    pub fn joinable(&self) -> Option<ChecksumState> {
+        (self.gso.is_none() && self.inner_checksum.is_none() && !self.ecn).then_some(self.checksum)
+    }
+
     /// Segments that the packet becomes, at least one.
     pub fn segments(&self, headers: &Headers) -> usize {
         match self.gso {

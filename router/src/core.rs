@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use vnet_dataplane::coalesce::Coalescer;
 use vnet_dataplane::gso;
-use vnet_dataplane::{Action, Headers, Nanos, Offload, PortId, Reason, TunnelId, VNET_HEADER_LEN};
+use vnet_dataplane::{
+    Action, ChecksumState, Headers, Nanos, Offload, PortId, Reason, TunnelId, VNET_HEADER_LEN,
+};
 use vnet_fabric::snapshot::{PortKind, Snapshot};
 
 use crate::departures::Departures;
+use crate::gather::Gather;
 use crate::ledger::Ledger;
 use crate::output::Output;
 use crate::shared::Shared;
@@ -48,15 +51,17 @@ pub(crate) struct Core {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) departures: Departures,
     pub(crate) scratch: Box<[u8]>,
+    pub(crate) gather: Gather,
 }
 
 impl Core {
-    pub(crate) fn new(shared: Arc<Shared>) -> Core {
+    pub(crate) fn new(shared: Arc<Shared>, coalescer: Option<fn() -> Coalescer>) -> Core {
         Core {
             snapshot: Arc::new(Snapshot::default()),
             ledger: Arc::default(),
             departures: Departures::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            gather: Gather::new(coalescer),
             shared,
         }
     }
@@ -72,6 +77,9 @@ impl Core {
     }
 
     fn deliver(&mut self, packet: &mut Packet<'_>, port: PortId, out: &mut impl Output) {
+        if self.gather(packet, port, out) {
+            return;
+        }
         let header = packet.offload.to_vnet(&packet.headers).to_bytes();
         packet.frame[..VNET_HEADER_LEN].copy_from_slice(&header);
         match out.transmit(port, packet.frame) {
@@ -151,10 +159,10 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn new(coalesce: bool) -> Opened {
+    pub(crate) fn new(coalescer: Option<fn() -> Coalescer>) -> Opened {
         Opened {
             buffer: vec![0; VNET_HEADER_LEN + SCRATCH_BYTES].into_boxed_slice(),
-            joined: coalesce.then(Coalescer::new),
+            joined: coalescer.map(|coalescer| coalescer()),
             port: None,
         }
     }
@@ -166,7 +174,8 @@ impl Opened {
             return false;
         }
         let packet = &self.buffer[VNET_HEADER_LEN..VNET_HEADER_LEN + length];
-        let fits = Headers::parse(packet).is_ok_and(|headers| joined.push(packet, &headers));
+        let fits = Headers::parse(packet)
+            .is_ok_and(|headers| joined.push(packet, &headers, ChecksumState::Complete));
         if fits {
             self.port = Some(port);
         }

@@ -8,6 +8,7 @@ mod answers;
 mod core;
 mod departures;
 mod drops;
+mod gather;
 mod ledger;
 mod offload;
 mod output;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vnet_dataplane::coalesce::Coalescer;
 use vnet_dataplane::fragment_tracker::FragmentTracker;
 use vnet_dataplane::{
     Action, FiveTuple, FlowId, FlowKey, FlowState, FlowTable, FunctionId, Headers, Malformed, Nanos, Offload,
@@ -33,15 +34,17 @@ const EXPIRY_BEHIND: Duration = Duration::from_millis(1);
 pub struct RouterOptions {
     /// Most flows, a direction each, of one worker.
     pub flows_max: usize,
-    /// Join neighbours of a flow that a tunnel opened into super-packets.
+    /// Join neighbours of a flow into super-packets: what a tunnel opened, and what [`Router::gather`] lets wait.
     pub coalesce: bool,
+    /// Datagrams too: whoever takes the frames can segment them.
+    pub datagrams: bool,
     /// Offer plain flows to whoever can replay them elsewhere, see [`Output::offload`].
     pub offload: bool,
 }
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        RouterOptions { flows_max: 1 << 20, coalesce: true, offload: true }
+        RouterOptions { flows_max: 1 << 20, coalesce: true, datagrams: true, offload: true }
     }
 }
 
@@ -93,14 +96,19 @@ pub struct Router {
 impl Router {
     /// A router of the lab whose state is `shared`. `seed` is a secret number, see [`Shared::new`].
     pub fn new(shared: Arc<Shared>, options: RouterOptions, seed: u64) -> Router {
+        let coalescers = options.coalesce.then_some(if options.datagrams {
+            Coalescer::new as fn() -> Coalescer
+        } else {
+            Coalescer::for_segments
+        });
         Router {
             flows: FlowTable::new(options.flows_max, Timeouts::default(), seed),
             fragments: FragmentTracker::new(FRAGMENTED_MAX, seed),
-            opened: crate::core::Opened::new(options.coalesce),
+            opened: crate::core::Opened::new(coalescers),
             epoch: 0,
             next_expiry: Nanos::ZERO,
             next_turn: Nanos::ZERO,
-            core: Core::new(shared),
+            core: Core::new(shared, coalescers),
             offloading: Offloading::new(options.offload),
             taps: Vec::new(),
         }
@@ -148,6 +156,17 @@ impl Router {
                 self.core.refuse(port, None, Reason::Malformed, None, 1, now);
             }
         }
+    }
+
+    /// Lets packets that neighbours may follow wait from now on, until [`Router::flush_gathered`] writes them together.
+    pub fn gather(&mut self) {
+        self.core.gather.set_open(true);
+    }
+
+    /// Writes what has waited. Nothing waits any more, until [`Router::gather`] is called again.
+    pub fn flush_gathered(&mut self, out: &mut impl Output) {
+        self.core.flush_gathered(out);
+        self.core.gather.set_open(false);
     }
 
     fn route(&mut self, mut packet: Packet<'_>, now: Nanos, out: &mut impl Output) {

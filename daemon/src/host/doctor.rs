@@ -52,6 +52,13 @@ fn kernel() -> Check {
     check("kernel", status, format!("Linux {}", release.trim()), "Use Linux 6.2 or later; 5.11 at least.")
 }
 
+/// Whether a device takes joined datagrams: from Linux 6.2 on.
+#[must_use]
+pub fn takes_datagram_segments() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    parse_release(&release).is_some_and(|version| version >= (6, 2))
+}
+
 fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))

@@ -110,6 +110,7 @@ impl Worker {
             frame: vec![0; FRAME_BYTES_MAX].into_boxed_slice(),
             now: Nanos::ZERO,
             worked: 0,
+            dense: false,
             stopped: false,
         };
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
@@ -229,6 +230,8 @@ struct Loop {
     now: Nanos,
     /// Work since the last look at the clock.
     worked: usize,
+    /// The device that was drained last had more than one frame.
+    dense: bool,
     stopped: bool,
 }
 
@@ -270,10 +273,24 @@ impl Loop {
 
     /// Routes what a device has, within the budget; gives the number of frames.
     fn drain(&mut self, port: PortId) -> usize {
+        // A frame that comes alone is written before the device is asked for another one.
+        if self.dense {
+            self.router.gather();
+        }
+        let taken = self.take_frames(port);
+        self.dense = taken > 1;
+        self.router.flush_gathered(&mut self.ports);
+        taken
+    }
+
+    fn take_frames(&mut self, port: PortId) -> usize {
         for taken in 0..BUDGET_FRAMES {
             let Some(queue) = self.ports.queue(port) else { return taken };
             match queue.read(&mut self.frame) {
-                Ok(Some(length)) => self.route(port, length),
+                Ok(Some(length)) => {
+                    self.route(port, length);
+                    self.router.gather();
+                }
                 Ok(None) => return taken,
                 Err(error) => {
                     tracing::debug!(port = port.0, %error, "a device is gone");
