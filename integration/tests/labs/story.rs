@@ -48,6 +48,7 @@ fn holds_without_offloads(scene: &Scene) -> Result<()> {
     let daemon = scene
         .idle_daemon()?
         .env("VNETD_OFFLOADS", "none")
+        .env("VNETD_OFFLOAD", "off")
         .env("VNETD_COALESCE", "false")
         .env("VNETD_WORKERS", "2");
     daemon.run()?;
