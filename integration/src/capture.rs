@@ -69,6 +69,22 @@ impl Captured {
         Ok(process::output(&mut command, Duration::from_secs(60))?.ok()?.stdout)
     }
 
+    /// When each packet arrived, in seconds since 1970.
+    ///
+    /// # Errors
+    /// tcpdump cannot read the file, or prints something else.
+    pub fn times(&self) -> Result<Vec<f64>> {
+        let mut command = Command::new("tcpdump");
+        command.args(["-n", "-tt", "-r"]).arg(&self.file);
+        let text = process::output(&mut command, Duration::from_secs(60))?.ok()?.stdout;
+        text.lines()
+            .map(|line| {
+                let time = line.split(' ').next().unwrap_or_default();
+                time.parse().with_context(|| format!("no time in {line:?}"))
+            })
+            .collect()
+    }
+
     /// How many packets match a filter.
     ///
     /// # Errors

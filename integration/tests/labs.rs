@@ -18,6 +18,8 @@ mod live;
 mod nsg;
 #[path = "labs/nva.rs"]
 mod nva;
+#[path = "labs/offload.rs"]
+mod offload;
 #[path = "labs/packaging.rs"]
 mod packaging;
 #[path = "labs/peering.rs"]
@@ -57,6 +59,7 @@ fn main() {
         egress::LABS,
         host_egress::LABS,
         nva::LABS,
+        offload::LABS,
         vpn::LABS,
         trace::LABS,
         timing::LABS,
