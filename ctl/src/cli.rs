@@ -249,7 +249,7 @@ mod tests {
                 help.lines().map(str::trim).filter(|line| line.starts_with(&path)).collect();
             assert!(!examples.is_empty(), "{path} has no example:\n{help}");
             for example in examples {
-                let example = example.split(" > ").next().unwrap_or_default();
+                let example = example.split(['>', '|']).next().unwrap_or_default();
                 let matches = command().try_get_matches_from(example.split_whitespace());
                 let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches));
                 parsed.unwrap_or_else(|error| panic!("{example}: {error}"));

@@ -44,7 +44,7 @@ fn main() {
 /// The next number of a sequence without a pattern that a cache could follow.
 fn scatter(number: &mut u32) -> u32 {
     *number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-    (u64::from(*number) * u64::from(FLOWS) >> 32) as u32
+    ((u64::from(*number) * u64::from(FLOWS)) >> 32) as u32
 }
 
 fn tuple_v4(number: u32) -> FiveTuple {

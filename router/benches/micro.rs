@@ -178,7 +178,7 @@ fn many_flows() -> Box<dyn FnMut()> {
     let mut number = 1u32;
     Box::new(move || {
         number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        set_port(&mut there, false, 10_000 + (u64::from(number) * u64::from(FLOWS / 2) >> 32) as u16);
+        set_port(&mut there, false, 10_000 + ((u64::from(number) * u64::from(FLOWS / 2)) >> 32) as u16);
         refresh(&mut there, &fresh[0]);
         bench.pass(ma, &mut there);
     })

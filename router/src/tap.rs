@@ -213,8 +213,8 @@ impl Router {
         let tuple = Headers::parse(packet).ok().map(|headers| headers.meta.tuple);
         let logged = {
             let drops = self.core.shared.drops();
-            let own = drops.since(mark).filter(|record| record.port == port && same(record.tuple, tuple));
-            own.last().map(|record| (record.reason, record.rule))
+            let mut own = drops.since(mark).filter(|record| record.port == port && same(record.tuple, tuple));
+            own.next_back().map(|record| (record.reason, record.rule))
         };
         let flow = tuple.and_then(|tuple| self.flows.lookup(&FlowKey::new(port, &tuple)));
         let decided_by = flow.and_then(|id| self.flows.get(id).decided_by()).map(RuleId);

@@ -170,7 +170,7 @@ fn a_million_flows_are_held_while_packets_are_forwarded() {
     let mut number = 1u32;
     for step in 0..1_000_000u64 {
         number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let connection = (u64::from(number) * u64::from(CONNECTIONS) >> 32) as u32;
+        let connection = ((u64::from(number) * u64::from(CONNECTIONS)) >> 32) as u32;
         let now = Nanos(26_000_000_000 + step * 5_000);
         held.pass(connection, (step % 2) as usize, now);
         if step % 64 == 0 {

@@ -170,7 +170,7 @@ fn parse(said: &str) -> Result<Cost> {
 
 fn table(counted: &Costs, committed: &Costs) -> Table {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(["body", "instructions", "committed", "D1 misses", "LL misses"]);
     for (name, cost) in counted {
         let before = committed.get(name).map_or("-".to_owned(), |cost| format!("{:.0}", cost.instructions));

@@ -304,9 +304,12 @@ fn a_new_router_keeps_what_is_still_plain_and_removes_the_rest() {
     }
 }
 
+/// A packet as a tap took it: where, what became of it, and its bytes.
+type Taken = (PortId, Option<Verdict>, Vec<u8>);
+
 /// Keeps what taps take.
 #[derive(Debug, Default)]
-struct Seen(Mutex<Vec<(PortId, Option<Verdict>, Vec<u8>)>>);
+struct Seen(Mutex<Vec<Taken>>);
 
 impl TapSink for Seen {
     fn take(&self, packet: &Tapped<'_>) {
