@@ -233,7 +233,7 @@ mod tests {
             let cost = Cost { instructions, d1_misses: 1.0, ll_misses: 0.0 };
             Costs::from([("a/b".to_owned(), cost)])
         };
-        assert!(differences(&costs(102.0), &costs(100.0), true).is_empty());
+        assert!(differences(&costs(101.9), &costs(100.0), true).is_empty());
         assert_eq!(differences(&costs(102.1), &costs(100.0), true).len(), 1);
         assert_eq!(differences(&costs(97.9), &costs(100.0), true).len(), 1);
         assert_eq!(differences(&costs(100.0), &Costs::new(), true).len(), 1);
