@@ -8,6 +8,7 @@ use vnet_dataplane::{PortId, Protocol, Reason};
 
 use crate::fabric::{Fabric, Travel, meta};
 use crate::generate::Features;
+use crate::model::gateway;
 use crate::model::session::Session;
 use crate::model::walk::{Ending, WAYS_MAX, Way, walks, walks_back};
 use crate::model::{Endpoint, Lab, Packet};
@@ -208,7 +209,7 @@ pub fn compare(tally: &mut Tally, fabric: &Fabric, lab: &Lab) -> Result<(), Stri
     let mut named: Vec<(Endpoint, Endpoint)> = Vec::new();
     // Where a hash spreads flows, `path` asks about a flow of its own.
     let mut routes = lab.route_tables.values().flat_map(|table| &table.routes);
-    let spreads = routes.any(|route| route.next_hop_type == "VirtualApplianceEcmp");
+    let spreads = routes.any(|route| route.next_hop_type == "VirtualApplianceEcmp") || gateway::spreads(lab);
     for (from, to, source, destination) in pairs(lab) {
         for probe in probes() {
             let packet = Lab::question(source, destination, &probe);

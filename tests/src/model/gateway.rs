@@ -79,20 +79,46 @@ pub fn known_in(lab: &Lab, vnet: &str, subnet: &str) -> Vec<IpNet> {
     }
 }
 
-/// The connection of a gateway that leads to an address: the longest prefix decides.
-pub fn towards<'a>(lab: &'a Lab, gateway: &str, destination: IpAddr) -> Option<(&'a str, &'a Connection)> {
-    let mut best: Option<(u8, &str, &Connection)> = None;
-    for (name, connection) in &lab.connections {
-        if connection.virtual_network_gateway1 != gateway {
-            continue;
-        }
-        for prefix in behind(lab, connection).iter().filter(|prefix| prefix.contains(&destination)) {
-            if best.is_none_or(|(length, ..)| prefix.prefix_len() > length) {
-                best = Some((prefix.prefix_len(), name, connection));
-            }
-        }
-    }
-    best.map(|(_, name, connection)| (name, connection))
+/// Connections with the prefixes to which each leads.
+type Led<'a> = Vec<(&'a str, Vec<IpNet>)>;
+
+/// The connections that lead to an address by the longest prefix: several where they have it in common, over which
+/// flows are spread.
+fn longest<'a>(led: Led<'a>, destination: IpAddr) -> Vec<&'a str> {
+    let length = |prefixes: &[IpNet]| {
+        let held = prefixes.iter().filter(|prefix| prefix.contains(&destination));
+        held.map(IpNet::prefix_len).max()
+    };
+    let best = led.iter().filter_map(|(_, prefixes)| length(prefixes)).max();
+    let fitting = led.into_iter().filter(|(_, prefixes)| best.is_some() && length(prefixes) == best);
+    fitting.map(|(name, _)| name).collect()
+}
+
+fn led_by<'a>(lab: &'a Lab, gateway: &str) -> Led<'a> {
+    let own = lab.connections.iter().filter(|(_, connection)| connection.virtual_network_gateway1 == gateway);
+    own.map(|(name, connection)| (name.as_str(), behind(lab, connection).to_vec())).collect()
+}
+
+fn led_by_site<'a>(lab: &'a Lab, site: &str) -> Led<'a> {
+    let own = lab.connections.iter().filter(|(_, connection)| site_of(lab, connection) == Some(site));
+    own.map(|(name, connection)| (name.as_str(), routed_by_site(lab, site, connection))).collect()
+}
+
+/// The connections of a gateway that lead to an address.
+pub fn towards<'a>(lab: &'a Lab, gateway: &str, destination: IpAddr) -> Vec<&'a str> {
+    longest(led_by(lab, gateway), destination)
+}
+
+/// Some prefix is behind several connections of a gateway or of a site.
+pub fn spreads(lab: &Lab) -> bool {
+    let twice = |led: Led<'_>| {
+        led.iter().enumerate().any(|(index, (_, prefixes))| {
+            let others = led.iter().skip(index + 1);
+            others.flat_map(|(_, others)| others).any(|other| prefixes.contains(other))
+        })
+    };
+    lab.virtual_network_gateways.keys().any(|gateway| twice(led_by(lab, gateway)))
+        || lab.on_premises_sites.keys().any(|site| twice(led_by_site(lab, site)))
 }
 
 /// The connection that the other gateway of a Vnet2Vnet pair holds.
@@ -125,6 +151,14 @@ pub enum FarEnd {
     Site(String),
 }
 
+/// Both ends of a connection exist and have the same key.
+pub fn is_up(lab: &Lab, connection: &Connection) -> bool {
+    match &connection.virtual_network_gateway2 {
+        Some(_) => counterpart(lab, connection).is_some_and(|back| back.shared_key == connection.shared_key),
+        None => agreed_site(lab, connection).is_ok(),
+    }
+}
+
 /// Sends a packet of this source through a connection of a gateway.
 ///
 /// # Errors
@@ -132,10 +166,8 @@ pub enum FarEnd {
 /// the source.
 pub fn pass(lab: &Lab, connection: &Connection, source: IpAddr) -> Result<FarEnd, Reason> {
     if let Some(other) = &connection.virtual_network_gateway2 {
-        let back = counterpart(lab, connection).ok_or(Reason::TunnelDown)?;
-        if back.shared_key != connection.shared_key {
-            return Err(Reason::TunnelDown);
-        }
+        let back = counterpart(lab, connection).filter(|_| is_up(lab, connection));
+        let back = back.ok_or(Reason::TunnelDown)?;
         if !behind(lab, back).iter().any(|prefix| prefix.contains(&source)) {
             return Err(Reason::PrefixNotAllowed);
         }
@@ -152,7 +184,7 @@ pub fn pass(lab: &Lab, connection: &Connection, source: IpAddr) -> Result<FarEnd
 ///
 /// # Errors
 /// `TunnelDown`.
-pub fn agreed_site<'a>(lab: &'a Lab, connection: &Connection) -> Result<&'a str, Reason> {
+fn agreed_site<'a>(lab: &'a Lab, connection: &Connection) -> Result<&'a str, Reason> {
     let site = site_of(lab, connection).ok_or(Reason::TunnelDown)?;
     let key = lab.on_premises_sites[site].vpn_device.as_ref().map(|device| &device.shared_key);
     let differs = key.is_some_and(|key| !key.is_null() && *key != connection.shared_key);
@@ -174,18 +206,7 @@ pub fn routed_by_site(lab: &Lab, site: &str, connection: &Connection) -> Vec<IpN
     prefixes
 }
 
-/// The connection by which a site's device sends to an address.
-pub fn from_site<'a>(lab: &'a Lab, site: &str, destination: IpAddr) -> Option<&'a Connection> {
-    let mut best: Option<(u8, &Connection)> = None;
-    for connection in lab.connections.values() {
-        if site_of(lab, connection) != Some(site) {
-            continue;
-        }
-        for prefix in routed_by_site(lab, site, connection) {
-            if prefix.contains(&destination) && best.is_none_or(|(length, _)| prefix.prefix_len() > length) {
-                best = Some((prefix.prefix_len(), connection));
-            }
-        }
-    }
-    best.map(|(_, connection)| connection)
+/// The connections by which a site's device sends to an address.
+pub fn from_site<'a>(lab: &'a Lab, site: &str, destination: IpAddr) -> Vec<&'a str> {
+    longest(led_by_site(lab, site), destination)
 }

@@ -6,7 +6,7 @@ use vnet_dataplane::{Protocol, Reason};
 
 use super::egress;
 use super::gateway::{self, FarEnd};
-use super::lab::{Lab, Nic};
+use super::lab::{Connection, Lab, Nic};
 use super::nsg::{Direction, Place};
 use super::peering::Sender;
 use super::routes::{Hop, Row, Source};
@@ -171,7 +171,7 @@ struct Walker<'a> {
 /// Which of several next hops a flow takes.
 struct Choice {
     flow: Tuple,
-    among: Vec<IpAddr>,
+    among: Vec<String>,
     chosen: usize,
 }
 
@@ -202,16 +202,31 @@ impl<'a> Walker<'a> {
         Way { ending, via, hops, sessions, rule, last: packet, outside }
     }
 
-    /// One of several next hops. The hash is of the flow: among the same addresses it chooses the same again.
-    fn choose(&mut self, among: &[IpAddr]) -> IpAddr {
+    /// One of several next hops, by index. The hash is of the flow: among the same ones it chooses the same again.
+    fn choose(&mut self, among: Vec<String>) -> usize {
         let flow = self.packet.tuple();
         let before = self.choices.iter().find(|choice| choice.flow == flow && choice.among == among);
         if let Some(Choice { chosen, .. }) = before {
-            return among[*chosen];
+            return *chosen;
         }
         let chosen = self.script.get(self.choices.len()).copied().unwrap_or(0);
-        self.choices.push(Choice { flow, among: among.to_vec(), chosen });
-        among[chosen]
+        self.choices.push(Choice { flow, among, chosen });
+        chosen
+    }
+
+    /// One of the connections that lead to the destination: of those that carry packets.
+    fn choose_connection(&mut self, leading: Vec<&'a str>) -> Result<&'a Connection, Reason> {
+        let lab = self.lab;
+        if leading.is_empty() {
+            return Err(Reason::NoRoute);
+        }
+        let up: Vec<&str> =
+            leading.into_iter().filter(|name| gateway::is_up(lab, &lab.connections[*name])).collect();
+        if up.is_empty() {
+            return Err(Reason::TunnelDown);
+        }
+        let chosen = self.choose(up.iter().map(ToString::to_string).collect());
+        Ok(&lab.connections[up[chosen]])
     }
 
     /// The choices of the next way; empty after the last one.
@@ -364,8 +379,8 @@ impl<'a> Walker<'a> {
             }
             Hop::Appliance(address) => self.reach_appliance(leaving, *address),
             Hop::Appliances(addresses) => {
-                let address = self.choose(addresses);
-                self.reach_appliance(leaving, address)
+                let chosen = self.choose(addresses.iter().map(IpAddr::to_string).collect());
+                self.reach_appliance(leaving, addresses[chosen])
             }
             Hop::Gateway => {
                 let gateway = match row.source {
@@ -694,8 +709,7 @@ impl<'a> Walker<'a> {
             return self.follow(Leaving { place, nic: None, is_gateway: true }, &row);
         }
         debug_assert_eq!(row.source, Source::Gateway, "a gateway's subnet takes no route to itself");
-        let (_, connection) =
-            gateway::towards(self.lab, name, self.packet.destination).ok_or(Reason::NoRoute)?;
+        let connection = self.choose_connection(gateway::towards(self.lab, name, self.packet.destination))?;
         match gateway::pass(self.lab, connection, self.packet.source)? {
             FarEnd::Gateway(other) => {
                 let (other, gateway) = self
@@ -723,12 +737,11 @@ impl<'a> Walker<'a> {
         if lab.on_premises_sites[site].address_space.hold(self.packet.destination) {
             return self.deliver_at_site(site);
         }
-        let connection = gateway::from_site(lab, site, self.packet.destination).ok_or(Reason::NoRoute)?;
+        let connection = self.choose_connection(gateway::from_site(lab, site, self.packet.destination))?;
         let (name, gateway) = lab
             .virtual_network_gateways
             .get_key_value(connection.virtual_network_gateway1.as_str())
             .expect("validation resolves references");
-        gateway::agreed_site(lab, connection)?;
         if !gateway::behind(lab, connection).iter().any(|prefix| prefix.contains(&self.packet.source)) {
             return Err(Reason::PrefixNotAllowed);
         }
