@@ -68,7 +68,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         },
         kernel: match args.offload {
             FlowOffload::Off => Err("--offload off".to_owned()),
-            FlowOffload::Kernel => Ok(Arc::new(offload::Kernel)),
+            FlowOffload::Kernel => Ok(Arc::new(offload::Kernel::default())),
         },
         metrics: metrics_address,
     };

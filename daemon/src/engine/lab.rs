@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use vnet_api::{ApplyRequest, TopologyFile};
@@ -41,6 +43,8 @@ pub(super) struct Lab {
     pub shared: Arc<Shared>,
     /// What carries plain flows in the kernel, or why nothing does.
     pub kernel: Result<Arc<dyn KernelFlows>, String>,
+    /// When the policy in force was published, in nanoseconds since 1970.
+    pub policy_since_ns: AtomicU64,
     control: Mutex<Control>,
     view: ArcSwap<View>,
     /// True when the lab is being taken down: no program may enter it any more.
@@ -197,6 +201,7 @@ impl Lab {
             workers,
             shared,
             kernel,
+            policy_since_ns: AtomicU64::new(0),
             control: Mutex::new(control),
             view: ArcSwap::from_pointee(view),
             closed: RwLock::new(false),
@@ -348,6 +353,9 @@ impl Lab {
             owners.entry(port.id).or_insert_with(|| owner_name(&snapshot, port.id));
         }
         drop(owners);
+        // Before the first packet that meets it: whoever measures from here on measures too much rather than too little.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.policy_since_ns.store(since.as_nanos() as u64, Ordering::Relaxed);
         if let Ok(kernel) = &self.kernel {
             // From here on every packet comes to the workers, which decide it by the new policy or are about to take it.
             kernel.publish(snapshot.epoch() as u32);

@@ -54,16 +54,21 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
 
 /// Where plain flows run, and why.
 fn offload(lab: &Lab) -> Resource {
-    let (state, summary) = match &lab.kernel {
-        Ok(_) => ("On", "plain flows run in the kernel once they are decided".to_owned()),
-        Err(why) => ("Off", format!("every packet passes the daemon: {why}")),
+    let failure = lab.kernel.as_ref().ok().and_then(|kernel| kernel.failure());
+    let (state, summary) = match (&lab.kernel, &failure) {
+        (Ok(_), None) => ("On", "plain flows run in the kernel once they are decided".to_owned()),
+        (Ok(_), Some(why)) => ("Impaired", format!("some flows pass the daemon: {why}")),
+        (Err(why), _) => ("Off", format!("every packet passes the daemon: {why}")),
     };
     Resource {
         kind: "offload".to_owned(),
         name: lab.name.clone(),
         location: None,
         state: state.to_owned(),
-        properties: serde_json::json!({"enabled": lab.kernel.is_ok(), "reason": lab.kernel.as_ref().err()}),
+        properties: json!({
+            "enabled": lab.kernel.is_ok(),
+            "reason": lab.kernel.as_ref().err().or(failure.as_ref()),
+        }),
         summary,
     }
 }

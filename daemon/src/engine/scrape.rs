@@ -1,6 +1,7 @@
 //! The counters of a lab, summed over its workers and put under the names that metrics have.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use vnet_dataplane::{CounterId, FunctionId, Nanos, PortId, Reason};
 use vnet_fabric::RuleId;
@@ -47,6 +48,7 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         firewall_snat_ports: snat_ports(lab, snapshot.firewalls()),
         nat_gateway_snat_ports: snat_ports(lab, snapshot.nat_gateways()),
         workers: workers(lab),
+        policy_since_ns: lab.policy_since_ns.load(Ordering::Relaxed),
     }
 }
 

@@ -181,4 +181,6 @@ pub struct LabCounters {
     pub nat_gateway_snat_ports: Vec<SnatPorts>,
     /// Per worker.
     pub workers: Vec<WorkerCounter>,
+    /// When the policy in force was published, in nanoseconds since 1970.
+    pub policy_since_ns: u64,
 }

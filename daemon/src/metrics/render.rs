@@ -266,8 +266,14 @@ fn engine_families(families: &Families, labs: &[LabCounters]) -> prometheus::Res
         "Batches that a worker handled.",
         &["lab", "worker"],
     )?;
+    let policy_since = families.seconds(
+        "vnet_policy_published_timestamp_seconds",
+        "When the policy in force was published, in seconds since 1970.",
+        &["lab"],
+    )?;
     for counters in labs {
         let lab = counters.lab.as_str();
+        policy_since.with_label_values(&[lab]).set(seconds(counters.policy_since_ns));
         let Balance { received, generated, sent, dropped } = counters.balance;
         let all = [("received", received), ("generated", generated), ("sent", sent), ("dropped", dropped)];
         for (fate, packets) in all {

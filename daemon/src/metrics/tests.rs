@@ -50,6 +50,7 @@ fn counters() -> LabCounters {
         firewall_snat_ports: vec![SnatPorts { translator: "fw".into(), used: 2 }],
         nat_gateway_snat_ports: vec![SnatPorts { translator: "out".into(), used: 3 }],
         workers: vec![WorkerCounter { worker: 0, busy_ns: 1_500_000_000, batches: 9 }],
+        policy_since_ns: 1_700_000_000_250_000_000,
     }
 }
 
@@ -83,6 +84,7 @@ fn every_sample_is_exact() {
         r#"vnet_vm_shaper_delay_seconds{lab="hub",vm="web"} 0.0005"#,
         r#"vnet_flows{lab="hub",state="established"} 12"#,
         r#"vnet_offload_flows{lab="hub"} 4"#,
+        r#"vnet_policy_published_timestamp_seconds{lab="hub"} 1700000000.25"#,
         r#"vnet_offload_packets_total{lab="hub"} 9"#,
         r#"vnet_offload_bytes_total{lab="hub"} 900"#,
         r#"vnet_firewall_snat_ports_used{firewall="fw",lab="hub"} 2"#,

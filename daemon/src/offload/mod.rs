@@ -39,12 +39,18 @@ const NEVER: u32 = 0;
 /// Cables that can be asked for at once; who asks beyond asks again later.
 const REQUESTS: usize = 1024;
 
-/// This host's kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Kernel;
+/// This host's kernel. What it lacks is found out once, when the first lab opens.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    obstacle: OnceLock<Option<String>>,
+}
 
 impl KernelHost for Kernel {
     fn open(&self, lab: &str) -> std::result::Result<Arc<dyn KernelFlows>, String> {
+        let look = || examine().err().map(|error| error.to_string());
+        if let Some(obstacle) = self.obstacle.get_or_init(look) {
+            return Err(obstacle.clone());
+        }
         let opened = Offload::open(lab, rand::random());
         opened.map(|offload| Arc::new(offload) as Arc<dyn KernelFlows>).map_err(|error| error.to_string())
     }
@@ -346,6 +352,10 @@ impl KernelFlows for Offload {
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        lock(&self.inner.failure).clone()
+    }
+
     fn remove(&self) {
         self.publish(NEVER);
         self.inner.nics.clear();
@@ -367,14 +377,6 @@ pub fn remove(lab: &str) -> Result<()> {
     let unpinned = program::unpin(lab);
     netns::delete(&NetnsName::new(lab, netns::FABRIC)?)?;
     unpinned
-}
-
-/// Labs of which something is pinned.
-///
-/// # Errors
-/// Where the pins can't be listed.
-pub fn pinned_labs() -> Result<Vec<String>> {
-    program::pinned_labs()
 }
 
 /// Whether this host's kernel can carry flows: loads the programs for a moment, under a name that no lab has.

@@ -53,20 +53,6 @@ pub(super) fn folder(lab: &str) -> PathBuf {
     Path::new(FOLDER).join(lab)
 }
 
-/// Labs that have pins.
-///
-/// # Errors
-/// Where the folder can't be read; that it is missing only means that there are none.
-pub(super) fn pinned_labs() -> Result<Vec<String>> {
-    let entries = match fs::read_dir(FOLDER) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).on("list", FOLDER),
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.collect())
-}
-
 /// Removes a lab's pins; that there are none is no error.
 ///
 /// # Errors

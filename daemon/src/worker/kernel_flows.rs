@@ -54,6 +54,9 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// A NIC is gone: entries from and to it end, and stay readable until their release.
     fn detach(&self, port: PortId);
 
+    /// What failed since it was opened, if anything: the flows concerned stay with the workers.
+    fn failure(&self) -> Option<String>;
+
     /// Removes everything, the pins too: the lab goes down.
     fn remove(&self);
 }
