@@ -16,6 +16,8 @@ use crate::process;
 pub const PREFIX: &str = "it";
 
 const NAMESPACES: &str = "/run/netns";
+/// Where labs pin what carries flows in the kernel, by name.
+const PINS: &str = "/sys/fs/bpf/vnetd";
 
 /// What a lab must leave as it was.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,13 +76,14 @@ fn read_sysctls(folder: &Path, state: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Namespaces, interfaces and processes of the host that carry `name`.
+/// Namespaces, pins, interfaces and processes of the host that carry `name`.
 ///
 /// # Errors
 /// `ip` fails.
 pub fn remains_of(name: &str) -> Result<Vec<String>> {
     let mut found: Vec<String> =
         namespaces_of(name).into_iter().map(|space| format!("namespace {space}")).collect();
+    found.extend(pins_of(name).into_iter().map(|pins| format!("pins {pins}")));
     let links =
         process::output(Command::new("ip").args(["-o", "link", "show"]), Duration::from_secs(10))?.ok()?;
     found.extend(
@@ -100,6 +103,9 @@ pub fn sweep(name: &str) {
     for space in namespaces_of(name) {
         let _ =
             process::output(Command::new("ip").args(["netns", "delete", &space]), Duration::from_secs(10));
+    }
+    for pins in pins_of(name) {
+        let _ = fs::remove_dir_all(Path::new(PINS).join(pins));
     }
 }
 
@@ -122,6 +128,14 @@ fn run_of(part: &str) -> Option<(String, i32)> {
         return None;
     }
     Some((format!("{PREFIX}{digits}-"), i32::from_str_radix(digits, 16).ok()?))
+}
+
+fn pins_of(name: &str) -> Vec<String> {
+    let entries = fs::read_dir(PINS).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|entry| entry.starts_with(name))
+        .collect()
 }
 
 fn namespaces_of(name: &str) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! A daemon of the lab's own, and a lab that runs on it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +33,8 @@ pub struct Daemon {
     environment: Vec<(String, String)>,
     /// The network namespace that is the host to it.
     host: Option<String>,
+    /// A program and its arguments that become the daemon.
+    wrapper: Vec<String>,
 }
 
 impl Daemon {
@@ -49,6 +52,7 @@ impl Daemon {
             metrics: "127.0.0.1:0".to_owned(),
             environment: Vec::new(),
             host: None,
+            wrapper: Vec::new(),
         })
     }
 
@@ -73,6 +77,13 @@ impl Daemon {
         self
     }
 
+    /// Started by a program that takes the daemon's command line as its last arguments and becomes it.
+    #[must_use]
+    pub fn wrapped_in(mut self, wrapper: &[&str]) -> Daemon {
+        self.wrapper = wrapper.iter().map(|part| (*part).to_owned()).collect();
+        self
+    }
+
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.join("vnetd.sock")
@@ -90,15 +101,13 @@ impl Daemon {
 
     /// The command line that it is started by, each time the same.
     pub fn command(&self) -> Command {
-        let mut command = match &self.host {
-            None => Command::new(&self.binaries.vnetd),
-            Some(namespace) => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net=/run/netns/{namespace}")).arg(&self.binaries.vnetd);
-                command
-            }
-        };
+        let host = self.host.as_ref().map(|namespace| format!("--net=/run/netns/{namespace}"));
+        let mut words: Vec<&OsStr> = host.iter().flat_map(|net| ["nsenter".as_ref(), net.as_ref()]).collect();
+        words.extend(self.wrapper.iter().map(OsStr::new));
+        words.push(self.binaries.vnetd.as_ref());
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .arg("--socket")
             .arg(self.socket())
             .arg("--state-dir")

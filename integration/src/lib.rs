@@ -15,7 +15,9 @@ pub mod metrics;
 pub mod one_way;
 pub mod process;
 pub mod scale;
+pub mod stream;
 pub mod suite;
+pub mod switches;
 pub mod wait;
 
 pub use capture::Capture;

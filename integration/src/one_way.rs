@@ -123,7 +123,7 @@ struct Sending {
     ended_ns: u64,
 }
 
-fn enter(namespace: &str) -> Result<()> {
+pub(crate) fn enter(namespace: &str) -> Result<()> {
     let file = format!("/run/netns/{namespace}");
     setns(File::open(&file).with_context(|| file.clone())?, CloneFlags::CLONE_NEWNET).context(file)?;
     set_timerslack(1)?;
@@ -134,7 +134,7 @@ fn wall_ns() -> Result<u64> {
     Ok(nanoseconds(clock_gettime(ClockId::CLOCK_REALTIME)?))
 }
 
-fn nanoseconds(time: TimeSpec) -> u64 {
+pub(crate) fn nanoseconds(time: TimeSpec) -> u64 {
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 

@@ -20,6 +20,8 @@ mod nsg;
 mod nva;
 #[path = "labs/offload.rs"]
 mod offload;
+#[path = "labs/offload_stops.rs"]
+mod offload_stops;
 #[path = "labs/packaging.rs"]
 mod packaging;
 #[path = "labs/peering.rs"]
@@ -60,6 +62,7 @@ fn main() {
         host_egress::LABS,
         nva::LABS,
         offload::LABS,
+        offload_stops::LABS,
         vpn::LABS,
         trace::LABS,
         timing::LABS,

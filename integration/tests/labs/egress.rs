@@ -135,7 +135,7 @@ fn keeps_its_way(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-const FIREWALL: &str = "\
+pub(crate) const FIREWALL: &str = "\
 name: snat
 virtualNetworks:
   hub:

@@ -14,7 +14,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("firewall::next_hops_that_fail", next_hops_that_fail).needs(&["nc"]),
 ];
 
-const TOPOLOGY: &str = "\
+pub(crate) const TOPOLOGY: &str = "\
 name: fw
 virtualNetworks:
   hub:
@@ -62,7 +62,7 @@ const HTTPS: [(&str, &str); 5] = [
     ("action", "Allow"),
 ];
 
-fn hits(lab: &RunningLab) -> Result<f64> {
+pub(crate) fn hits(lab: &RunningLab) -> Result<f64> {
     lab.metric("vnet_firewall_rule_hits_total", &HTTPS)
 }
 

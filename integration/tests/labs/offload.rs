@@ -1,63 +1,135 @@
-//! Plain flows in the kernel: what runs there, how it stops, and what a new daemon finds.
+//! Plain flows in the kernel: what runs there and what does not, that it is counted, and what is left of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use vnet_integration::iperf::Report;
 use vnet_integration::lab::{Lab as Running, edited};
 use vnet_integration::process::{self, Running as Program};
+use vnet_integration::stream::{Plan, Stream, send_raw};
 use vnet_integration::suite::Lab;
 use vnet_integration::{Scene, wait_until};
 
-use crate::peering::{TWO, peered};
+use crate::egress;
+use crate::firewall;
+use crate::peering::{DUAL_STACK, peered};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("offload::a_transfer_runs_in_the_kernel_and_is_counted", counted).needs(&["iperf3"]).alone(),
-    Lab::new("offload::a_change_of_policy_stops_a_transfer_at_once", stopped)
-        .needs(&["iperf3", "tcpdump"])
-        .alone(),
+    Lab::new("offload::what_was_sent_received_and_counted_agrees", exact).needs(&["iperf3"]).alone(),
+    Lab::new("offload::a_firewall_s_session_runs_in_the_kernel", through_firewall),
+    Lab::new("offload::what_is_rewritten_stays_in_the_daemon", rewritten),
+    Lab::new("offload::another_machine_cannot_use_a_flow", spoofed),
     Lab::new("offload::a_transfer_outlives_the_daemon_and_is_adopted", adopted).needs(&["iperf3"]).alone(),
+    Lab::new("offload::nothing_is_left_in_the_kernel", removed).needs(&["bpftool"]),
     Lab::new("offload::a_capture_sees_every_packet", captured).needs(&["iperf3", "tcpdump"]).alone(),
     Lab::new("offload::switched_off_all_stays_in_the_daemon", switched_off).needs(&["iperf3"]).alone(),
+    Lab::new("offload::a_host_that_cannot_says_why", cannot).needs(&["iperf3", "unshare"]).alone(),
 ];
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// A sender's pause between datagrams: some thousand a second.
+pub(crate) const PACE: Duration = Duration::from_micros(200);
 
-/// How the lab's own daemon says that the kernel carries flows; a host that cannot leaves nothing to show.
-fn is_on(lab: &Running) -> Result<bool> {
+/// Whether the lab's daemon has the kernel carry flows. That it does not is only taken for an answer where this host cannot, and
+/// `doctor` knows the same reason.
+pub(crate) fn is_on(lab: &Running) -> Result<bool> {
     let shown = lab.json(&["show", "offload"])?;
-    let state = shown["value"][0]["state"].as_str().context("show says whether the offload is on")?;
-    Ok(state == "On")
+    let offload = &shown["value"][0];
+    match offload["state"].as_str().context("show says whether the offload is on")? {
+        "On" => Ok(true),
+        "Off" => {
+            let reason = offload["properties"]["reason"].as_str().context("off without a reason")?;
+            let found = examined(lab)?;
+            let (status, why) = (found["status"].as_str(), found["found"].as_str());
+            ensure!(
+                status != Some("ok") && why == Some(reason),
+                "off for {reason:?}, and doctor says {found}"
+            );
+            Ok(false)
+        }
+        state => bail!("the offload is {state}: {offload}"),
+    }
 }
 
-/// The flow that carries the transfer's data, as `flows` has it.
-fn data_flow(lab: &Running) -> Result<Option<Value>> {
+/// What `doctor` finds of the kernel's ability.
+fn examined(lab: &Running) -> Result<Value> {
+    let report = lab.ctl(&["doctor", "-o", "json"])?.json()?;
+    let checks = report["checks"].as_array().context("no list of checks")?;
+    checks
+        .iter()
+        .find(|check| check["name"] == "offload")
+        .cloned()
+        .context("doctor does not look at the offload")
+}
+
+/// The busiest flow from an address to a port, as `flows` has it.
+pub(crate) fn flow(lab: &Running, source: &str, port: u16) -> Result<Option<Value>> {
     let flows = lab.json(&["flows"])?;
     let all = flows["value"].as_array().context("no list of flows")?;
-    let own = |flow: &&Value| flow["source"] == "10.1.0.4" && flow["destinationPort"] == 5201;
+    let own = |flow: &&Value| flow["source"] == source && flow["destinationPort"] == port;
     Ok(all.iter().filter(own).max_by_key(|flow| flow["bytes"].as_u64()).cloned())
 }
 
-fn wait_runs_in(lab: &Running, place: &str) -> Result<Value> {
+pub(crate) fn wait_flow_runs_in(lab: &Running, source: &str, port: u16, place: &str) -> Result<Value> {
     let mut found = Value::Null;
-    wait_until(&format!("the transfer runs in {place}"), LIMIT, || {
-        found = data_flow(lab)?.unwrap_or_default();
+    wait_until(&format!("the flow from {source} to port {port} runs in {place}"), LIMIT, || {
+        found = flow(lab, source, port)?.unwrap_or_default();
         Ok(found["runsIn"] == place)
     })?;
     Ok(found)
 }
 
+fn data_flow(lab: &Running) -> Result<Option<Value>> {
+    flow(lab, "10.1.0.4", 5201)
+}
+
+pub(crate) fn wait_runs_in(lab: &Running, place: &str) -> Result<Value> {
+    wait_flow_runs_in(lab, "10.1.0.4", 5201, place)
+}
+
 /// A transfer from a to b, paced so that it leaves the machine room for others.
-fn transfer(lab: &Running, seconds: &str) -> Result<(Program, Program)> {
+pub(crate) fn transfer(lab: &Running, seconds: &str) -> Result<(Program, Program)> {
     let server = lab.serve("b", 5201, &["iperf3", "-s", "-1"])?;
     let client =
         lab.spawn_apart("a", &["iperf3", "-c", "10.2.0.4", "-t", seconds, "-b", "200M", "--json"])?;
     Ok((server, client))
 }
 
+/// Small datagrams from one machine to another, one after the other.
+pub(crate) fn stream(lab: &Running, from: (&str, &str), to: (&str, &str)) -> Result<Stream> {
+    let parse = |text: &str| text.parse::<SocketAddr>().with_context(|| text.to_owned());
+    let plan = Plan { from: parse(from.1)?, to: parse(to.1)?, datagram_bytes: 100, every: PACE };
+    Stream::start(&lab.namespace(from.0), &lab.namespace(to.0), plan)
+}
+
+fn number(value: &Value, key: &str) -> Result<u64> {
+    value[key].as_u64().with_context(|| format!("no {key} in {value}"))
+}
+
 fn bytes_of(flow: &Value) -> Result<u64> {
-    flow["bytes"].as_u64().context("a flow has bytes")
+    number(flow, "bytes")
+}
+
+fn in_namespace(lab: &Running, machine: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &lab.namespace(machine)]).args(arguments);
+    Ok(process::output(&mut command, LIMIT)?.ok()?.stdout)
+}
+
+/// A counter of a machine's own stack, by its table and name in /proc/net.
+fn stack_counter(lab: &Running, machine: &str, file: &str, table: &str, name: &str) -> Result<u64> {
+    let text = in_namespace(lab, machine, &["cat", &format!("/proc/net/{file}")])?;
+    let mut rows = text.lines().filter_map(|line| line.strip_prefix(table)?.strip_prefix(": "));
+    let (names, values) =
+        rows.next().zip(rows.next()).with_context(|| format!("the kernel shows no {table}"))?;
+    let (_, value) =
+        names.split(' ').zip(values.split(' ')).find(|(own, _)| *own == name).context(name.to_owned())?;
+    Ok(value.parse()?)
 }
 
 fn counted(scene: &Scene) -> Result<()> {
@@ -79,32 +151,220 @@ fn counted(scene: &Scene) -> Result<()> {
         "the rate holds: {}",
         report.received_bits_per_second()?
     );
-    let nic = [("vm", "b"), ("nic", "eth0"), ("direction", "inbound")];
-    let received = lab.metric("vnet_nic_bytes_total", &nic)?;
-    ensure!(received >= report.received_bytes()?, "{received} bytes at the NIC");
+    // Every segment that either side's TCP has sent, retransmissions too, is one packet of its NIC.
+    for machine in ["a", "b"] {
+        let segments = stack_counter(&lab, machine, "snmp", "Tcp", "OutSegs")?
+            + stack_counter(&lab, machine, "snmp", "Tcp", "RetransSegs")?;
+        wait_until(&format!("{machine}'s segments are counted"), LIMIT, || {
+            let counted = nic(&lab, machine, "outbound", "packets")?;
+            ensure!(counted == segments, "{segments} segments, {counted} packets");
+            Ok(true)
+        })?;
+    }
     lab.expect_balance()
 }
 
-fn stopped(scene: &Scene) -> Result<()> {
-    let lab = scene.up(&peered())?;
+fn nic(lab: &Running, machine: &str, direction: &str, unit: &str) -> Result<u64> {
+    let labels = [("vm", machine), ("nic", "eth0"), ("direction", direction)];
+    Ok(lab.metric(&format!("vnet_nic_{unit}_total"), &labels)? as u64)
+}
+
+/// Packets that a machine's devices have sent: the NIC those that the daemon read, its cable those that the kernel carried.
+fn device_packets(lab: &Running, machine: &str) -> Result<[u64; 2]> {
+    let mut sent = [0; 2];
+    for (device, sent) in ["eth0", "cable-eth0"].iter().zip(&mut sent) {
+        let file = format!("/sys/class/net/{device}/statistics/tx_packets");
+        *sent = in_namespace(lab, machine, &["cat", &file])?.trim().parse()?;
+    }
+    Ok(sent)
+}
+
+/// What was sent, what the receiver got, what the devices saw, what flow, NICs and peering were charged with: the same figure, while
+/// the flow began in the daemon, ran in the kernel, was called back by an epoch and went there again.
+fn exact(scene: &Scene) -> Result<()> {
+    let lab = scene.up(DUAL_STACK)?;
     if !is_on(&lab)? {
         return Ok(());
     }
-    let (_server, _client) = transfer(&lab, "60")?;
-    wait_runs_in(&lab, "kernel")?;
-    let initiated = edited(TWO, "# left half", "peerings: {right: {}}");
-    let capture = lab.capture("b", "eth0", "dst port 5201 and src host 10.1.0.4")?;
-    lab.apply(&initiated)?.ok()?;
-    let changed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-    // Long enough for a sender that was not stopped to be seen.
-    std::thread::sleep(Duration::from_secs(1));
-    let times = capture.stop()?.times()?;
-    let last = times.last().context("packets arrived before the change")?;
-    ensure!(last - changed < 0.010, "packets arrive until {} s after the change", last - changed);
-    ensure!(lab.drops("RouteNone")? > 0.0, "what comes after it is dropped by its reason");
-    let flow = data_flow(&lab)?.context("the denied flow is there")?;
-    ensure!(flow["runsIn"] == "userspace", "a denied flow is not carried by the kernel: {flow}");
+    for (from, to, address, header) in [
+        ("10.1.0.4:4000", "10.2.0.4:5000", "10.1.0.4", 28),
+        ("[fd00:1::4]:4000", "[fd00:2::4]:5000", "fd00:1::4", 48),
+    ] {
+        let figures = || -> Result<[u64; 6]> {
+            let peering = |unit: &str| -> Result<u64> {
+                let labels = [("from", "left"), ("to", "right")];
+                Ok(lab.metric(&format!("vnet_peering_{unit}_total"), &labels)? as u64)
+            };
+            let (there, here) =
+                (|unit: &str| nic(&lab, "a", "outbound", unit), |unit: &str| nic(&lab, "b", "inbound", unit));
+            let units = ["packets", "bytes"];
+            let all = [
+                there(units[0])?,
+                here(units[0])?,
+                peering(units[0])?,
+                there(units[1])?,
+                here(units[1])?,
+                peering(units[1])?,
+            ];
+            Ok(all)
+        };
+        let before = (figures()?, lab.metric("vnet_offload_packets_total", &[])? as u64);
+        let mut stream = stream(&lab, ("a", from), ("b", to))?;
+        wait_flow_runs_in(&lab, address, 5000, "kernel")?;
+        let devices = device_packets(&lab, "a")?;
+        let sent = stream.sent();
+        stream.wait_received(2_000)?;
+        // A change that leaves the flow as it is.
+        lab.apply(&edited(
+            DUAL_STACK,
+            "\nvirtualMachines:\n",
+            "\nrouteTables: {unused: {routes: []}}\nvirtualMachines:\n",
+        ))?
+        .ok()?;
+        wait_flow_runs_in(&lab, address, 5000, "kernel")?;
+        stream.wait_received(2_000)?;
+        lab.apply(DUAL_STACK)?.ok()?;
+        wait_flow_runs_in(&lab, address, 5000, "kernel")?;
+        stream.stop_sending()?;
+        let total = stream.sent();
+        wait_until("all that was sent arrives", LIMIT, || Ok(stream.received() == total))?;
+        stream.end()?;
+        let bytes = total * (100 + header);
+        wait_until("all figures agree", LIMIT, || {
+            let now = figures()?;
+            let grown: Vec<u64> = now.iter().zip(before.0).map(|(now, before)| now - before).collect();
+            ensure!(
+                grown == [total, total, total, bytes, bytes, bytes],
+                "{total} of {bytes} bytes, counted {grown:?}"
+            );
+            let flow = flow(&lab, address, 5000)?.context("the flow is there")?;
+            ensure!((number(&flow, "packets")?, bytes_of(&flow)?) == (total, bytes), "{total} sent: {flow}");
+            Ok(true)
+        })?;
+        let now = device_packets(&lab, "a")?;
+        let carried = lab.metric("vnet_offload_packets_total", &[])? as u64 - before.1;
+        ensure!(carried > 4_000 && carried < total, "{carried} of {total} ran in the kernel");
+        let by_device = now[0] - devices[0] + now[1] - devices[1];
+        // Those sent between the two looks at the devices and at the sender may be on either side.
+        ensure!(
+            by_device.abs_diff(total - sent) < 2_000,
+            "{by_device} at the devices, {} sent",
+            total - sent
+        );
+        ensure!(stream.received_bytes() == total * 100 && stream.strange() == 0, "nothing else arrived");
+    }
+    lab.expect_balance()
+}
+
+/// The rule's flow, its hits, and the counters on its way, while the kernel carries it.
+fn through_firewall(scene: &Scene) -> Result<()> {
+    let topology = edited(firewall::TOPOLOGY, "ipProtocols: [TCP]", "ipProtocols: [TCP, UDP]");
+    let lab = scene.up(&topology)?;
+    if !is_on(&lab)? {
+        return Ok(());
+    }
+    let mut stream = stream(&lab, ("web", "10.1.0.4:4000"), ("db", "10.2.0.4:443"))?;
+    let first = wait_flow_runs_in(&lab, "10.1.0.4", 443, "kernel")?;
+    ensure!(
+        first["via"] == serde_json::json!(["fw"]) && first["rule"] == "east-west/web/https",
+        "by the firewall's rule: {first}"
+    );
+    let carried = lab.metric("vnet_offload_packets_total", &[])?;
+    // Each look finds what arrived until then, but for what the last merge has not seen: a quarter of a second, and the looks'
+    // own time.
+    for _ in 0..6 {
+        let before = stream.received();
+        stream.wait_received(2_000)?;
+        let now = flow(&lab, "10.1.0.4", 443)?.context("the flow is listed all the time")?;
+        ensure!(now["runsIn"] == "kernel", "it stays there: {now}");
+        ensure!(number(&now, "packets")? >= before, "{before} had arrived before: {now}");
+        ensure!(number(&now, "idleMs")? < 1_000, "it is never idle: {now}");
+        ensure!(firewall::hits(&lab)? == 1.0, "one connection");
+    }
+    stream.stop_sending()?;
+    let total = stream.sent();
+    wait_until("every counter has every packet", LIMIT, || {
+        let flow = flow(&lab, "10.1.0.4", 443)?.context("the flow is there")?;
+        let peering =
+            |from: &str, to: &str| lab.metric("vnet_peering_bytes_total", &[("from", from), ("to", to)]);
+        let found = [
+            bytes_of(&flow)?,
+            nic(&lab, "web", "outbound", "bytes")?,
+            peering("spoke1", "hub")? as u64,
+            peering("hub", "spoke2")? as u64,
+            nic(&lab, "db", "inbound", "bytes")?,
+        ];
+        ensure!(
+            found == [total * 128; 5] && stream.received() == total,
+            "{total} datagrams, {found:?} bytes"
+        );
+        Ok(true)
+    })?;
+    let carried = lab.metric("vnet_offload_packets_total", &[])? - carried;
+    ensure!(carried >= 10_000.0, "{carried} ran in the kernel");
+    stream.end()
+}
+
+fn rewritten(scene: &Scene) -> Result<()> {
+    // To translate every source is what no private range says.
+    let topology =
+        edited(egress::FIREWALL, "privateRanges: [10.0.0.0/8]", "privateRanges: [255.255.255.255/32]");
+    let plain =
+        edited(&topology, "\n  db: {", "\n  near: {subnet: spoke/app, privateIPAddress: 10.1.0.5}\n  db: {");
+    let lab = scene.up(&plain)?;
+    if !is_on(&lab)? {
+        return Ok(());
+    }
+    let translated = stream(&lab, ("web", "10.1.0.4:4000"), ("db", "10.2.0.4:5000"))?;
+    translated.wait_received(1)?;
+    let witness = stream(&lab, ("web", "10.1.0.4:4001"), ("near", "10.1.0.5:5001"))?;
+    wait_flow_runs_in(&lab, "10.1.0.4", 5001, "kernel")?;
+    // Both have come as far: the one in the kernel began later.
+    for _ in 0..3 {
+        let now = flow(&lab, "10.1.0.4", 5000)?.context("the flow is there")?;
+        ensure!(
+            now["runsIn"] == "userspace" && now["leavesAs"].is_object(),
+            "translated by the daemon: {now}"
+        );
+        translated.wait_received(1_000)?;
+        witness.wait_received(1_000)?;
+    }
     Ok(())
+}
+
+fn spoofed(scene: &Scene) -> Result<()> {
+    let topology =
+        edited(&peered(), "\n  b: {", "\n  c: {subnet: left/app, privateIPAddress: 10.1.0.5}\n  b: {");
+    let lab = scene.up(&topology)?;
+    if !is_on(&lab)? {
+        return Ok(());
+    }
+    let mut genuine = stream(&lab, ("a", "10.1.0.4:4000"), ("b", "10.2.0.4:5000"))?;
+    // So that c's NIC has the program too.
+    let mut own = stream(&lab, ("c", "10.1.0.5:4000"), ("b", "10.2.0.4:5001"))?;
+    wait_flow_runs_in(&lab, "10.1.0.4", 5000, "kernel")?;
+    wait_flow_runs_in(&lab, "10.1.0.5", 5001, "kernel")?;
+    let before = lab.drops("SpoofedSource")?;
+    send_raw(&lab.namespace("c"), "10.1.0.4:4000".parse()?, "10.2.0.4:5000".parse()?, 500)?;
+    wait_until(
+        "each is dropped for its source",
+        LIMIT,
+        || Ok(lab.drops("SpoofedSource")? == before + 500.0),
+    )?;
+    genuine.wait_received(1_000)?;
+    let flow = wait_flow_runs_in(&lab, "10.1.0.4", 5000, "kernel")?;
+    ensure!(flow["from"] == "a/eth0", "the flow is still a's: {flow}");
+    genuine.stop_sending()?;
+    own.stop_sending()?;
+    wait_until("what was sent has arrived", LIMIT, || {
+        Ok(genuine.received() == genuine.sent() && own.received() == own.sent())
+    })?;
+    ensure!(genuine.strange() == 0, "{} forged datagrams arrived", genuine.strange());
+    wait_until("c is charged with all that it sent", LIMIT, || {
+        Ok(nic(&lab, "c", "outbound", "packets")? == own.sent() + 500
+            && nic(&lab, "a", "outbound", "packets")? == genuine.sent())
+    })?;
+    genuine.end().and(own.end())
 }
 
 fn adopted(scene: &Scene) -> Result<()> {
@@ -113,20 +373,17 @@ fn adopted(scene: &Scene) -> Result<()> {
         return Ok(());
     }
     let (_server, client) = transfer(&lab, "12")?;
-    let before = bytes_of(&wait_runs_in(&lab, "kernel")?)?;
+    wait_runs_in(&lab, "kernel")?;
     lab.daemon().kill();
-    // Nobody but the kernel can carry these packets.
-    let arrived = || -> Result<u64> {
-        let mut cat = std::process::Command::new("ip");
-        let namespace = lab.namespace("b");
-        cat.args(["netns", "exec", &namespace, "cat", "/sys/class/net/eth0/statistics/rx_bytes"]);
-        Ok(process::output(&mut cat, LIMIT)?.ok()?.stdout.trim().parse()?)
-    };
+    // Nobody but the kernel can carry these packets. A TUN counts what the daemon writes, so the receiver's stack is asked.
+    let arrived = || stack_counter(&lab, "b", "netstat", "IpExt", "InOctets");
     let at_kill = arrived()?;
     wait_until("the transfer goes on without a daemon", LIMIT, || Ok(arrived()? > at_kill + 10_000_000))?;
+    let meanwhile = arrived()? - at_kill;
     lab.daemon().run()?;
     let after = wait_runs_in(&lab, "kernel")?;
-    ensure!(bytes_of(&after)? > before + 10_000_000, "what the kernel carried meanwhile is counted");
+    // The stack counts the headers of joined segments once.
+    ensure!(bytes_of(&after)? >= meanwhile, "of {meanwhile} bytes without a daemon: {after}");
     wait_until("the adopted flow's count goes on", LIMIT, || {
         let now = data_flow(&lab)?.context("the flow is there")?;
         Ok(bytes_of(&now)? > bytes_of(&after)? + 1_000_000)
@@ -136,10 +393,82 @@ fn adopted(scene: &Scene) -> Result<()> {
     lab.expect_balance()
 }
 
+/// What bpftool knows of programs and maps, by the kernel's numbers for them.
+struct Loaded(Vec<(&'static str, u64)>);
+
+impl Loaded {
+    /// Those that are pinned for a lab.
+    fn of(lab: &Running) -> Result<Loaded> {
+        let pinned = |kind: &'static str, name: &str| -> Result<(&'static str, u64)> {
+            let path = format!("/sys/fs/bpf/vnetd/{}/{name}", lab.name());
+            let mut command = Command::new("bpftool");
+            command.args(["-j", kind, "show", "pinned", &path]);
+            Ok((kind, number(&process::output(&mut command, LIMIT)?.ok()?.json()?, "id")?))
+        };
+        let programs = ["nic_egress", "fabric_ingress", "nic_ingress"].map(|name| pinned("prog", name));
+        let maps = ["control", "buckets"].map(|name| pinned("map", name));
+        programs.into_iter().chain(maps).collect::<Result<_>>().map(Loaded)
+    }
+
+    /// How many of them are still there.
+    fn left(&self) -> Result<usize> {
+        let mut left = 0;
+        for (kind, id) in &self.0 {
+            let mut command = Command::new("bpftool");
+            command.args(["-j", kind, "show", "id", &id.to_string()]);
+            left += usize::from(process::output(&mut command, LIMIT)?.success());
+        }
+        Ok(left)
+    }
+
+    /// The kernel ends them when it has ended the devices that they are attached to.
+    fn expect_gone(&self, lab: &Running) -> Result<()> {
+        wait_until("programs and maps are gone", LIMIT, || Ok(self.left()? == 0))?;
+        let pins = format!("/sys/fs/bpf/vnetd/{}", lab.name());
+        ensure!(!fs::exists(&pins)?, "{pins} is left");
+        ensure!(
+            !fs::exists(format!("/run/netns/{}", lab.namespace("fabric")))?,
+            "the hidden namespace is left"
+        );
+        Ok(())
+    }
+}
+
+fn removed(scene: &Scene) -> Result<()> {
+    let mut lab = scene.up(&peered())?;
+    if !is_on(&lab)? {
+        return Ok(());
+    }
+    let in_kernel = |lab: &Running| -> Result<(Stream, Loaded)> {
+        let stream = stream(lab, ("a", "10.1.0.4:4000"), ("b", "10.2.0.4:5000"))?;
+        wait_flow_runs_in(lab, "10.1.0.4", 5000, "kernel")?;
+        Ok((stream, Loaded::of(lab)?))
+    };
+    // Killed, started again, taken down.
+    let (stream, loaded) = in_kernel(&lab)?;
+    lab.daemon().kill();
+    stream.wait_received(1_000)?;
+    ensure!(loaded.left()? == 5, "all of it outlives the daemon");
+    lab.daemon().run()?;
+    wait_flow_runs_in(&lab, "10.1.0.4", 5000, "kernel")?;
+    drop(stream);
+    lab.down()?;
+    loaded.expect_gone(&lab)?;
+    // Killed, and what it had accepted is lost: the next daemon sweeps it away.
+    lab.up(&peered())?.ok()?;
+    let (stream, loaded) = in_kernel(&lab)?;
+    lab.daemon().kill();
+    drop(stream);
+    fs::remove_file(lab.daemon().state_folder().join(lab.name()).join("accepted.json"))?;
+    lab.daemon().run()?;
+    loaded.expect_gone(&lab)
+}
+
 fn captured(scene: &Scene) -> Result<()> {
     let lab = scene.up(&peered())?;
     let (_server, client) = transfer(&lab, "12")?;
-    if is_on(&lab)? {
+    let on = is_on(&lab)?;
+    if on {
         wait_runs_in(&lab, "kernel")?;
     }
     for target in ["b", "left/right"] {
@@ -151,35 +480,63 @@ fn captured(scene: &Scene) -> Result<()> {
         wait_until("the capture writes", LIMIT, || Ok(file.metadata().is_ok_and(|file| file.len() > 0)))?;
         wait_runs_in(&lab, "userspace")?;
         capture.finish(LIMIT)?.ok()?;
-        let mut tcpdump = std::process::Command::new("tcpdump");
+        let mut tcpdump = Command::new("tcpdump");
         tcpdump.args(["-n", "-r", &path, "tcp port 5201"]);
         let packets = process::output(&mut tcpdump, LIMIT)?.ok()?.stdout.lines().count();
         ensure!(packets > 1_000, "{packets} packets of the transfer to {target}");
-        let bytes = std::fs::read(&file)?;
+        let bytes = fs::read(&file)?;
         let verdict = b"from a/eth0: Allow, to b/eth0";
         let said = bytes.windows(verdict.len()).any(|window| window == verdict);
         ensure!(said || target == "b", "the verdict is a comment");
     }
-    if is_on(&lab)? {
+    if on {
         wait_runs_in(&lab, "kernel")?;
     }
     client.finish(LIMIT)?.ok()?;
     lab.expect_balance()
 }
 
+/// A transfer that the daemon carries alone.
+fn expect_all_in_userspace(lab: &Running) -> Result<()> {
+    let (_server, client) = transfer(lab, "4")?;
+    wait_runs_in(lab, "userspace")?;
+    let report = Report::read(&client.finish(LIMIT)?)?;
+    let rate = report.received_bits_per_second()?;
+    ensure!(rate > 150e6, "the rate holds: {rate}");
+    ensure!(lab.metric("vnet_offload_packets_total", &[])? == 0.0, "the kernel carries nothing");
+    lab.expect_balance()
+}
+
+fn shown(lab: &Running) -> Result<(String, String)> {
+    let shown = lab.json(&["show", "offload"])?;
+    let text = |pointer: &str| shown.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok((text("/value/0/state"), text("/value/0/properties/reason")))
+}
+
 fn switched_off(scene: &Scene) -> Result<()> {
     let daemon = scene.idle_daemon()?.env("VNETD_OFFLOAD", "off");
     daemon.run()?;
     let lab = scene.up_on(daemon, &peered())?;
-    ensure!(!is_on(&lab)?, "show says that it is off");
-    let (_server, client) = transfer(&lab, "4")?;
-    wait_runs_in(&lab, "userspace")?;
-    let report = Report::read(&client.finish(LIMIT)?)?;
     ensure!(
-        report.received_bits_per_second()? > 150e6,
-        "the rate holds: {}",
-        report.received_bits_per_second()?
+        shown(&lab)? == ("Off".to_owned(), "--offload off".to_owned()),
+        "show says that it is off, and why"
     );
-    ensure!(lab.metric("vnet_offload_packets_total", &[])? == 0.0, "the kernel carries nothing");
-    lab.expect_balance()
+    expect_all_in_userspace(&lab)
+}
+
+/// The host of a daemon that sees no bpffs and cannot mount one.
+fn cannot(scene: &Scene) -> Result<()> {
+    let hide = "mount --make-rprivate /sys && mount -t tmpfs -o ro tmpfs /sys/fs && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", hide];
+    let daemon = scene.idle_daemon()?.wrapped_in(&wrapper);
+    daemon.run()?;
+    let lab = scene.up_on(daemon, &peered())?;
+    ensure!(!is_on(&lab)?, "show and doctor give the same reason");
+    let (_, reason) = shown(&lab)?;
+    ensure!(reason.contains("/sys/fs/bpf"), "it says what is missing: {reason}");
+    ensure!(
+        examined(&lab)?["remedy"].as_str().is_some_and(|remedy| remedy.contains("bpffs")),
+        "and what to do"
+    );
+    expect_all_in_userspace(&lab)
 }

@@ -62,7 +62,7 @@ fn passes_only_with_both_halves(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-const DUAL_STACK: &str = "\
+pub(crate) const DUAL_STACK: &str = "\
 name: dual
 virtualNetworks:
   left:

@@ -3,15 +3,17 @@
 use std::{collections::HashSet, ffi::OsStr, fs};
 
 use anyhow::{Context, Result, ensure};
-use vnet_integration::Scene;
 use vnet_integration::binaries::workspace;
+use vnet_integration::lab::Lab as Running;
 use vnet_integration::suite::Lab;
+use vnet_integration::{Scene, switches};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("story::proves_its_expectations", proves_its_expectations),
     Lab::new("story::spokes_are_not_transitive", spokes_are_not_transitive).needs(&["ping", "nc"]),
     Lab::new("story::prediction_agrees_with_packets", prediction_agrees),
-    Lab::new("story::holds_without_offloads_and_with_two_workers", holds_without_offloads).needs(&["iperf3"]),
+    Lab::new("story::holds_without_offloads_and_with_two_workers", holds_without_offloads)
+        .needs(&["iperf3", "nc", "ping"]),
     Lab::new("story::every_example_proves_its_expectations", every_example),
     Lab::new("story::the_readme_is_true", readme_is_true).needs(&["ping"]),
     Lab::new("story::every_verb_answers", every_verb_answers).needs(&["ping"]),
@@ -36,7 +38,10 @@ pub(crate) fn topology() -> Result<String> {
 }
 
 fn proves_its_expectations(scene: &Scene) -> Result<()> {
-    let lab = scene.up(&topology()?)?;
+    proves_expectations(&scene.up(&topology()?)?)
+}
+
+fn proves_expectations(lab: &Running) -> Result<()> {
     let output = lab.ctl(&["test"])?.ok()?;
     let passed = output.stdout.lines().filter(|line| line.contains("[PASS]")).count();
     ensure!(passed >= 8 && !output.stdout.contains("[FAIL]"), "{}", output.stdout);
@@ -45,17 +50,14 @@ fn proves_its_expectations(scene: &Scene) -> Result<()> {
 
 /// What is faster must not be otherwise: every switch off, and flows spread over two workers.
 fn holds_without_offloads(scene: &Scene) -> Result<()> {
-    let daemon = scene
-        .idle_daemon()?
-        .env("VNETD_OFFLOADS", "none")
-        .env("VNETD_OFFLOAD", "off")
-        .env("VNETD_COALESCE", "false")
-        .env("VNETD_WORKERS", "2");
+    let daemon = switches::all_off(scene.idle_daemon()?).env("VNETD_WORKERS", "2");
+    switches::expect_known(&daemon)?;
     daemon.run()?;
     let lab = scene.up_on(daemon, &topology()?)?;
     lab.wait_tunnels()?;
-    let output = lab.ctl(&["test"])?.ok()?;
-    ensure!(!output.stdout.contains("[FAIL]"), "{}", output.stdout);
+    proves_expectations(&lab)?;
+    is_not_transitive(&lab)?;
+    predicts(&lab)?;
     for (from, to, address, port) in
         [("batch", "dns", "10.0.2.4", 5201), ("web", "db", "10.2.0.4", 443), ("pc", "dns", "10.0.2.4", 5202)]
     {
@@ -65,7 +67,7 @@ fn holds_without_offloads(scene: &Scene) -> Result<()> {
         let report = vnet_integration::iperf::Report::read(&client)?;
         ensure!(report.received_bytes()? >= 5e6, "{from} to {to}: {} bytes", report.received_bytes()?);
     }
-    Ok(())
+    lab.expect_balance()
 }
 
 fn every_example(scene: &Scene) -> Result<()> {
@@ -118,7 +120,10 @@ fn readme_is_true(scene: &Scene) -> Result<()> {
 }
 
 fn spokes_are_not_transitive(scene: &Scene) -> Result<()> {
-    let lab = scene.up(&topology()?)?;
+    is_not_transitive(&scene.up(&topology()?)?)
+}
+
+fn is_not_transitive(lab: &Running) -> Result<()> {
     for (from, to) in [("batch", "10.0.2.4"), ("dns", "10.3.0.4"), ("web", "10.0.2.4"), ("dns", "10.1.0.4")] {
         lab.expect_ping(from, to)?;
     }
@@ -135,6 +140,10 @@ fn spokes_are_not_transitive(scene: &Scene) -> Result<()> {
 fn prediction_agrees(scene: &Scene) -> Result<()> {
     let lab = scene.up(&topology()?)?;
     lab.wait_tunnels()?;
+    predicts(&lab)
+}
+
+fn predicts(lab: &Running) -> Result<()> {
     let machines = ["dns", "web", "db", "batch", "replica", "pc"];
     for from in machines {
         for to in machines.into_iter().filter(|to| *to != from) {
