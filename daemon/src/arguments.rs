@@ -45,6 +45,10 @@ pub struct Args {
     /// Join neighbours of a flow into super-packets: what a tunnel opened, and small packets of one batch.
     #[arg(long, env = "VNETD_COALESCE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub coalesce: bool,
+    /// Microseconds for which a worker looks for the next packet before it sleeps, where packets come one after the other;
+    /// 0 lets it sleep at once.
+    #[arg(long, env = "VNETD_SPIN", value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u16).range(..=1000))]
+    pub spin: u16,
     /// Most flows, one for each direction, that a worker holds.
     #[arg(long, env = "VNETD_FLOWS_MAX", value_name = "N", default_value_t = 1 << 20)]
     pub flows_max: usize,

@@ -60,6 +60,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         workers: args.workers.map_or_else(default_workers, usize::from),
         offloads: args.offloads,
         sessions_max: args.sessions_max,
+        spin: std::time::Duration::from_micros(args.spin.into()),
         router: RouterOptions {
             flows_max: args.flows_max,
             coalesce: args.coalesce,

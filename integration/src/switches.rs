@@ -10,7 +10,7 @@ use crate::process;
 
 /// Each with what switches it off.
 pub const OFF: &[(&str, &str)] =
-    &[("VNETD_OFFLOADS", "none"), ("VNETD_OFFLOAD", "off"), ("VNETD_COALESCE", "false")];
+    &[("VNETD_OFFLOADS", "none"), ("VNETD_OFFLOAD", "off"), ("VNETD_COALESCE", "false"), ("VNETD_SPIN", "0")];
 
 /// Options that make nothing faster.
 const OTHERS: &[&str] = &[

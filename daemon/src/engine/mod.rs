@@ -54,6 +54,8 @@ pub struct Options {
     pub offloads: Offloads,
     /// Sessions of each lab.
     pub sessions_max: usize,
+    /// How long a worker looks for the next packet before it sleeps; not at all if zero.
+    pub spin: std::time::Duration,
     /// Bounds and switches of the router.
     pub router: RouterOptions,
     /// What carries plain flows in the kernel, or why nothing does.

@@ -8,6 +8,7 @@ mod io;
 mod kernel_flows;
 mod poller;
 mod punctual;
+mod spin;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::io::tun::{FRAME_BYTES_MAX, TunQueue};
 use crate::io::udp::UdpPort;
 use io::{Bound, Ports};
 use poller::{Poller, Ready, Waker};
+use spin::Spin;
 
 /// Frames taken from one device before the next one has its turn.
 const BUDGET_FRAMES: usize = 64;
@@ -85,7 +87,8 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a thread of this name that runs `router` for `lab`, lets `kernel` carry what it can, and reports what
-    /// becomes of tunnels.
+    /// becomes of tunnels. Where packets come one after the other, it looks for the next one for as long as `spin` before
+    /// it sleeps.
     ///
     /// # Errors
     /// The kernel gives no epoll instance, event descriptor or thread.
@@ -95,6 +98,7 @@ impl Worker {
         router: Router,
         kernel: Option<Arc<dyn KernelFlows>>,
         changes: mpsc::Sender<TunnelChange>,
+        spin: Duration,
     ) -> std::io::Result<Worker> {
         let (commands, inbox) = mpsc::channel();
         let poller = Poller::new()?;
@@ -111,6 +115,8 @@ impl Worker {
             now: Nanos::ZERO,
             worked: 0,
             dense: false,
+            packets: false,
+            spin: Spin::new(spin),
             stopped: false,
         };
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
@@ -232,13 +238,17 @@ struct Loop {
     worked: usize,
     /// The device that was drained last had more than one frame.
     dense: bool,
+    /// The present batch had packets.
+    packets: bool,
+    spin: Spin,
     stopped: bool,
 }
 
 impl Loop {
     fn run(&mut self) {
+        let mut now = monotonic();
         while !self.stopped {
-            if let Err(error) = self.wait() {
+            if let Err(error) = self.wait(now) {
                 tracing::error!(%error, "the worker cannot wait for its devices");
                 return;
             }
@@ -246,9 +256,11 @@ impl Loop {
             self.stats.began_ns.store(began.0, Ordering::Relaxed);
             self.router.begin();
             self.now = began;
+            self.packets = false;
             self.batch();
             self.router.poll_output(monotonic(), &mut self.ports);
-            let busy = monotonic().since(began).as_nanos() as u64;
+            now = monotonic();
+            let busy = now.since(began).as_nanos() as u64;
             self.stats.busy_ns.store(self.stats.busy_ns.load(Ordering::Relaxed) + busy, Ordering::Relaxed);
             self.stats.began_ns.store(0, Ordering::Relaxed);
             self.stats.batches.store(self.stats.batches.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -266,7 +278,10 @@ impl Loop {
                         self.detach(port);
                     }
                 }
-                Ready::Socket(index) => self.ports.receive(index, &mut self.router, self.now),
+                Ready::Socket(index) => {
+                    self.packets = true;
+                    self.ports.receive(index, &mut self.router, self.now);
+                }
             }
         }
     }
@@ -279,6 +294,7 @@ impl Loop {
         }
         let taken = self.take_frames(port);
         self.dense = taken > 1;
+        self.packets |= taken > 0;
         self.router.flush_gathered(&mut self.ports);
         taken
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use vnet_dataplane::PortId;
+use vnet_dataplane::{Nanos, PortId};
 
 use super::{Loop, monotonic};
 
@@ -15,12 +15,14 @@ const FRAME_COST: usize = 2048;
 const LOOK_COST: usize = 16 << 10;
 
 impl Loop {
-    /// Waits until a device, a command or a timer wants something.
-    pub(super) fn wait(&mut self) -> io::Result<()> {
-        let now = monotonic();
+    /// Waits from `now` until a device, a command or a timer wants something.
+    pub(super) fn wait(&mut self, now: Nanos) -> io::Result<()> {
         let timer = self.router.next_timeout();
         let departure = self.router.next_departure().filter(|at| timer.is_none_or(|timer| *at <= timer));
         let Some(at) = departure else {
+            if self.packets && self.spin.look(&mut self.poller, now, timer)? {
+                return Ok(());
+            }
             return self.poller.wait(timer.map(|at| at.since(now)));
         };
         let left = at.since(now);
