@@ -165,7 +165,7 @@ impl Lab {
         if let Err(why) = &kernel {
             tracing::info!(lab = %name, %why, "no flow runs in the kernel");
             // A former daemon's would go on with nobody to end them.
-            if let Err(error) = offload::remove(&name) {
+            if let Err(error) = offload::abandon(&name) {
                 tracing::warn!(lab = %name, %error, "what a former daemon has left in the kernel could not be removed");
             }
         }

@@ -1,5 +1,7 @@
 //! From counters to Prometheus' text format.
 
+use std::time::Duration;
+
 use prometheus::core::Collector;
 use prometheus::{
     CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -115,7 +117,7 @@ impl Pair {
 }
 
 fn seconds(nanoseconds: u64) -> f64 {
-    nanoseconds as f64 / 1e9
+    Duration::from_nanos(nanoseconds).as_secs_f64()
 }
 
 fn gauge_value(value: u64) -> i64 {

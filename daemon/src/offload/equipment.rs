@@ -26,6 +26,8 @@ use crate::host::sysctl;
 
 /// What a cable's number is above its NIC's, and above its port's.
 const CABLE_OFFSET: u32 = 0x1_0000;
+/// What a cable's name is before its NIC's.
+const CABLE_PREFIX: &str = "cable-";
 /// A cable's queue takes what a device of the machine can send.
 const CABLE_MTU: u32 = 65_535;
 /// After the filters that a machine's user may have: what those keep out does not reach the programs.
@@ -45,7 +47,7 @@ pub(super) fn port_of(target: u32) -> Option<PortId> {
 
 /// A name for both ends of a cable: what it is for, and within the kernel's fifteen octets.
 fn cable_of(device: &str) -> String {
-    format!("cable-{device}")
+    format!("{CABLE_PREFIX}{device}")
 }
 
 /// The hidden namespace in which a lab's cables meet.
@@ -165,18 +167,7 @@ fn attach(netlink: &mut Netlink, index: u32, side: Side, program: &impl AsRawFd,
         Err(error) if error.errno() == Some(libc::EEXIST) => {}
         other => other?,
     }
-    let minor = match side {
-        Side::Ingress => TcHandle::MIN_INGRESS,
-        Side::Egress => TcHandle::MIN_EGRESS,
-    };
-    let mut filter = TcMessage::default();
-    filter.header = TcHeader {
-        index: index as i32,
-        handle: TcHandle::from(1),
-        parent: TcHandle { major: TcHandle::CLSACT.major, minor },
-        info: FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be()),
-        ..TcHeader::default()
-    };
+    let mut filter = filter_of(index, side);
     filter.attributes.push(TcAttribute::Kind("bpf".into()));
     filter.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd() as u32)),
@@ -190,6 +181,64 @@ fn attach(netlink: &mut Netlink, index: u32, side: Side, program: &impl AsRawFd,
         RouteNetlinkMessage::NewTrafficFilter(filter),
         NLM_F_CREATE,
     )
+}
+
+/// The place of our filter at a device.
+fn filter_of(index: u32, side: Side) -> TcMessage {
+    let minor = match side {
+        Side::Ingress => TcHandle::MIN_INGRESS,
+        Side::Egress => TcHandle::MIN_EGRESS,
+    };
+    let mut filter = TcMessage::default();
+    filter.header = TcHeader {
+        index: index as i32,
+        handle: TcHandle::from(1),
+        parent: TcHandle { major: TcHandle::CLSACT.major, minor },
+        info: FILTER_PRIORITY << 16 | u32::from(ETH_P_ALL.to_be()),
+        ..TcHeader::default()
+    };
+    filter
+}
+
+/// Takes the programs off a lab's NICs, with their cables. A machine where that fails does not keep the others.
+///
+/// # Errors
+/// The first thing that failed: a name without a namespace behind it, as a crash leaves it, or the kernel refused.
+pub(super) fn strip(lab: &str) -> Result<()> {
+    let names = netns::list(Some(lab))?;
+    let mut outcome = Ok(());
+    for name in names.iter().filter(|name| name.vm() != netns::FABRIC) {
+        outcome = outcome.and(strip_machine(name));
+    }
+    outcome
+}
+
+fn strip_machine(name: &NetnsName) -> Result<()> {
+    let mut netlink = Netlink::open_in(&Netns::open(name)?)?;
+    for (index, cable) in cables(&mut netlink)? {
+        let message = RouteNetlinkMessage::DelTrafficFilter(filter_of(index - CABLE_OFFSET, Side::Egress));
+        match netlink.request("take the program off the NIC of", &cable, message, 0) {
+            Err(error) if error.is_missing() => {}
+            other => other?,
+        }
+        link::delete(&mut netlink, &cable)?;
+    }
+    Ok(())
+}
+
+/// Number and name of each cable of a machine.
+fn cables(netlink: &mut Netlink) -> Result<Vec<(u32, String)>> {
+    let answers = netlink.dump("list", "devices", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let cable = |answer: RouteNetlinkMessage| {
+        let RouteNetlinkMessage::NewLink(link) = answer else { return None };
+        let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })?;
+        let is_ours = link.header.index > CABLE_OFFSET && name.starts_with(CABLE_PREFIX);
+        is_ours.then_some((link.header.index, name))
+    };
+    Ok(answers.into_iter().filter_map(cable).collect())
 }
 
 #[cfg(test)]

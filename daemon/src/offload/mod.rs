@@ -379,6 +379,21 @@ pub fn remove(lab: &str) -> Result<()> {
     unpinned
 }
 
+/// Removes what a former daemon has left of a lab that goes on without: as [`remove`], and its NICs lose their programs.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn abandon(lab: &str) -> Result<()> {
+    if !program::folder(lab).is_dir() {
+        return Ok(());
+    }
+    // No entry counts any more, whatever fails after this.
+    program::disable(lab)?;
+    let stripped = equipment::strip(lab);
+    remove(lab)?;
+    stripped
+}
+
 /// Whether this host's kernel can carry flows: loads the programs for a moment, under a name that no lab has.
 ///
 /// # Errors

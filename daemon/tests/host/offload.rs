@@ -36,6 +36,8 @@ pub(crate) fn tests() -> Vec<Case> {
         ("pins_outlive_the_daemon_and_are_taken_over", adoption),
         ("nothing_is_left_of_an_offload_that_is_removed", removal),
         ("a_nic_that_goes_takes_its_flows_along", detached),
+        ("a_nic_without_a_cable_stays_in_userspace_and_says_so", without_cable),
+        ("a_lab_that_goes_on_without_has_no_program_left", abandoned),
     ]
 }
 
@@ -582,5 +584,59 @@ fn detached() -> Outcome {
     let to = b.udp(0, 5000)?;
     from.send_to(b"carried", far)?;
     assert_eq!((to.recv(&mut [0; 16])?, pair.counts(slot).0), (7, 1));
+    Ok(())
+}
+
+fn without_cable() -> Outcome {
+    let pair = Pair::new()?;
+    let [a, b] = &pair.machines;
+    let nic = link::find(&mut Netlink::open_in(&a.ns)?, "eth0")?.ok_or("no eth0")?.index;
+    // The number that its cable would have is another device's.
+    let number = (nic + 0x1_0000).to_string();
+    let arguments = ["link", "add", "other", "index", &number, "type", "veth", "peer", "name", "otherwise"];
+    let status = a.ns.run(|| std::process::Command::new("ip").args(arguments).status())??;
+    assert!(status.success());
+    let key = pair.key(0, 0, Protocol::UDP, (4000, 5000));
+    let entry = OffloadEntry { key, target: PortId(1), ttl_decrement: 0, epoch: EPOCH };
+    let deadline = Instant::now() + LIMIT;
+    while pair.offload.failure().is_none() {
+        assert_eq!(pair.offload.enter(&entry), None);
+        assert!(Instant::now() < deadline, "{:?}", pair.offload.status());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(
+        pair.offload.failure().is_some_and(|why| why.contains("cable-eth0")),
+        "{:?}",
+        pair.offload.failure()
+    );
+    assert_eq!((pair.offload.enter(&entry), pair.offload.status().entries), (None, 0));
+    a.udp(0, 4000)?.send_to(b"userspace's", SocketAddr::new(b.addresses[0], 5000))?;
+    assert!(a.packet(LIMIT, |packet| packet.ends_with(b"userspace's")).is_some());
+    Ok(())
+}
+
+/// Whether our filter is at a NIC's egress, as tc sees it.
+fn has_filter(machine: &Machine) -> Result<bool, Box<dyn std::error::Error>> {
+    let show = ["filter", "show", "dev", "eth0", "egress"];
+    let output = machine.ns.run(|| std::process::Command::new("tc").args(show).output())??;
+    assert!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?.contains("vnetd"))
+}
+
+fn abandoned() -> Outcome {
+    let pair = Pair::new()?;
+    let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
+    let [a, b] = &pair.machines;
+    assert!(has_filter(a)?);
+    offload::abandon(&pair.lab.name)?;
+    assert!(!has_filter(a)? && !has_filter(b)?);
+    for machine in [a, b] {
+        assert!(link::find(&mut Netlink::open_in(&machine.ns)?, "cable-eth0")?.is_none());
+    }
+    assert!(!offload::pins(&pair.lab.name).as_ref().exists());
+    a.udp(0, 4000)?.send_to(b"userspace's", SocketAddr::new(b.addresses[0], 5000))?;
+    assert!(a.packet(LIMIT, |packet| packet.ends_with(b"userspace's")).is_some());
+    assert_eq!(pair.counts(slot).0, 0);
+    offload::abandon(&pair.lab.name)?;
     Ok(())
 }

@@ -454,6 +454,18 @@ fn removed(scene: &Scene) -> Result<()> {
     drop(stream);
     lab.down()?;
     loaded.expect_gone(&lab)?;
+    // Killed, and its successor is told to do without: the lab goes on.
+    lab.up(&peered())?.ok()?;
+    let (stream, loaded) = in_kernel(&lab)?;
+    lab.daemon().kill();
+    lab.daemon().clone().env("VNETD_OFFLOAD", "off").run()?;
+    loaded.expect_gone(&lab)?;
+    stream.wait_received(1_000)?;
+    wait_flow_runs_in(&lab, "10.1.0.4", 5000, "userspace")?;
+    drop(stream);
+    lab.down()?;
+    lab.daemon().stop()?;
+    lab.daemon().run()?;
     // Killed, and what it had accepted is lost: the next daemon sweeps it away.
     lab.up(&peered())?.ok()?;
     let (stream, loaded) = in_kernel(&lab)?;
