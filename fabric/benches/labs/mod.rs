@@ -90,7 +90,8 @@ fn hub() -> Value {
         } else {
             format!("10.1.{}.{}", 1 + number / 250, 1 + number % 250)
         };
-        json!({"name": format!("r{number}"), "ruleType": "NetworkRule", "ipProtocols": ["TCP"],
+        let protocols = if last { json!(["TCP", "UDP"]) } else { json!(["TCP"]) };
+        json!({"name": format!("r{number}"), "ruleType": "NetworkRule", "ipProtocols": protocols,
             "sourceAddresses": [source], "destinationAddresses": ["10.2.0.0/24"], "destinationPorts": ["443"]})
     };
     let rules: Vec<Value> = (0..FIREWALL_RULES).map(rule).collect();
