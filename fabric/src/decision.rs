@@ -42,6 +42,37 @@ pub struct Decision {
     pub hits: ArrayVec<RuleId, { 2 * FUNCTIONS_MAX }>,
 }
 
+impl Decision {
+    /// Of nothing yet.
+    pub const fn new() -> Decision {
+        Decision {
+            verdict: Verdict::Drop(Reason::Internal),
+            decided_by: None,
+            actions: ActionList::new_const(),
+            opens: ArrayVec::new_const(),
+            passed: ArrayVec::new_const(),
+            revoked: ArrayVec::new_const(),
+            hits: ArrayVec::new_const(),
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        let Decision { verdict, decided_by, actions, opens, passed, revoked, hits } = self;
+        (*verdict, *decided_by) = (Verdict::Drop(Reason::Internal), None);
+        actions.clear();
+        opens.clear();
+        passed.clear();
+        revoked.clear();
+        hits.clear();
+    }
+}
+
+impl Default for Decision {
+    fn default() -> Decision {
+        Decision::new()
+    }
+}
+
 /// A session to be opened in a stateful function's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionOpen {

@@ -15,7 +15,7 @@ pub mod trace;
 
 pub use compile::{compile, converge};
 pub use control::{Effect, Event, State};
-pub use decide::decide;
+pub use decide::{decide, decide_into};
 pub use decision::{Decision, SessionFound, SessionOpen, SessionSide, SessionView, Verdict};
 pub use path::{PathReport, matrix, path};
 pub use snapshot::Snapshot;

@@ -11,7 +11,7 @@ use vnet_dataplane::{
     PacketMeta, PortId, Reason, Timeouts, VNET_HEADER_LEN, VnetHeader,
 };
 use vnet_fabric::snapshot::Snapshot;
-use vnet_fabric::{RuleId, Verdict};
+use vnet_fabric::{Decision, RuleId, Verdict};
 
 use crate::core::{Core, Packet};
 use crate::ledger::Ledger;
@@ -85,7 +85,9 @@ pub struct Router {
     pub(crate) core: Core,
     pub(crate) offloading: Offloading,
     pub(crate) taps: Vec<Tap>,
-    epoch: u32,
+    /// The last one that was made.
+    pub(crate) decision: Box<Decision>,
+    pub(crate) epoch: u32,
     /// When idle flows and sessions are looked for.
     next_expiry: Nanos,
     /// When what others have replayed is merged, and fragments are forgotten.
@@ -111,6 +113,7 @@ impl Router {
             core: Core::new(shared, coalescers),
             offloading: Offloading::new(options.offload),
             taps: Vec::new(),
+            decision: Box::default(),
         }
     }
 

@@ -37,10 +37,10 @@ impl Router {
         meta: &PacketMeta,
         now: Nanos,
     ) -> Result<FlowId, Reason> {
-        let (decision, held) = self.core.judge(key.ingress(), meta, now);
-        let held = held?;
+        let held = self.core.judge(&mut self.decision, key.ingress(), meta, now)?;
+        let decision = &*self.decision;
         let entry = FlowDecision {
-            epoch: self.epoch(),
+            epoch: self.epoch,
             actions: &decision.actions,
             decided_by: decision.decided_by.map(|rule| rule.0),
             sessions: &held,
@@ -55,9 +55,8 @@ impl Router {
     /// Decides a packet that makes no flow.
     pub(crate) fn decide_once(&mut self, packet: &Packet<'_>, now: Nanos) -> ActionList {
         let meta = &packet.headers.meta;
-        let (decision, held) = self.core.judge(packet.ingress, meta, now);
-        match held {
-            Ok(_) => decision.actions,
+        match self.core.judge(&mut self.decision, packet.ingress, meta, now) {
+            Ok(_) => self.decision.actions.clone(),
             Err(reason) => ActionList::from_iter([vnet_dataplane::Action::Drop(reason)]),
         }
     }
@@ -67,10 +66,16 @@ impl Core {
     /// Decides a packet, and carries out what the decision says of sessions and counters. Fails where a session found no
     /// room: the packet is dropped then, since its answer would be. The sessions are held from the one to the other, so
     /// that no other worker takes the port that a decision has chosen for a translation.
-    fn judge(&self, port: PortId, meta: &PacketMeta, now: Nanos) -> (Decision, Result<Held, Reason>) {
+    fn judge(
+        &self,
+        decision: &mut Decision,
+        port: PortId,
+        meta: &PacketMeta,
+        now: Nanos,
+    ) -> Result<Held, Reason> {
         let mut sessions = self.shared.sessions();
         let view = View { sessions: &sessions, opens: meta.opens() };
-        let decision = vnet_fabric::decide(&self.snapshot, &view, port, meta, &mut NoTrace);
+        vnet_fabric::decide_into(decision, &self.snapshot, &view, port, meta, &mut NoTrace);
         for rule in &decision.hits {
             self.ledger.hit(*rule);
         }
@@ -82,10 +87,9 @@ impl Core {
         if let Verdict::Drop(reason) = decision.verdict {
             drop(sessions);
             self.note_drop(port, Some(meta.tuple), reason, decision.decided_by, now);
-            return (decision, Ok(Held::new()));
+            return Ok(Held::new());
         }
-        let held = hold_sessions(&mut sessions, &decision, meta.tcp_flags, seconds(now));
-        (decision, held)
+        hold_sessions(&mut sessions, decision, meta.tcp_flags, seconds(now))
     }
 
     fn note_drop(

@@ -59,8 +59,8 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return None;
         }
         // A loop may come here twice; the session is ended once.
-        if !self.revoked.contains(&(firewall.function, original)) {
-            let _ = self.revoked.try_push((firewall.function, original));
+        if !self.decision.revoked.contains(&(firewall.function, original)) {
+            let _ = self.decision.revoked.try_push((firewall.function, original));
         }
         let rule = rule.map_or(firewall.default_deny, |rule| rule.id);
         Some(self.drop(Reason::FirewallDeny, rule, name, || {

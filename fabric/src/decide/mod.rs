@@ -13,13 +13,10 @@ mod translate;
 
 use std::net::IpAddr;
 
-use arrayvec::ArrayVec;
-use vnet_dataplane::{
-    Action, ActionList, DelayId, FiveTuple, FunctionId, PacketMeta, PortId, Protocol, Reason,
-};
+use vnet_dataplane::{Action, DelayId, FiveTuple, FunctionId, PacketMeta, PortId, Protocol, Reason};
 
 use crate::azure_rule::AzureRule;
-use crate::decision::{Decision, FUNCTIONS_MAX, SessionOpen, SessionView, Verdict};
+use crate::decision::{Decision, SessionOpen, SessionView, Verdict};
 use crate::snapshot::Snapshot;
 use crate::snapshot::network::{Location, Owner};
 use crate::trace::{Crossing, RuleId, Step, StepKind, Trace};
@@ -35,6 +32,22 @@ pub fn decide<S: SessionView, T: Trace>(
     packet: &PacketMeta,
     trace: &mut T,
 ) -> Decision {
+    let mut decision = Decision::new();
+    decide_into(&mut decision, snapshot, sessions, ingress, packet, trace);
+    decision
+}
+
+/// As [`decide`], into a decision of the caller's, whatever it holds: one is more than a kilobyte, which whoever decides often
+/// need not move about.
+pub fn decide_into<S: SessionView, T: Trace>(
+    decision: &mut Decision,
+    snapshot: &Snapshot,
+    sessions: &S,
+    ingress: PortId,
+    packet: &PacketMeta,
+    trace: &mut T,
+) {
+    decision.clear();
     let mut walk = Walk {
         snapshot,
         sessions,
@@ -48,11 +61,7 @@ pub fn decide<S: SessionView, T: Trace>(
         overflow: false,
         allowed_by: None,
         routed_by: None,
-        actions: ActionList::new(),
-        opens: ArrayVec::new(),
-        passed: ArrayVec::new(),
-        revoked: ArrayVec::new(),
-        hits: ArrayVec::new(),
+        decision,
     };
     let mut next = walk.enter(ingress);
     loop {
@@ -108,11 +117,7 @@ struct Walk<'a, S, T> {
     allowed_by: Option<RuleId>,
     /// The last route that was selected.
     routed_by: Option<RuleId>,
-    actions: ActionList,
-    opens: ArrayVec<SessionOpen, FUNCTIONS_MAX>,
-    passed: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
-    revoked: ArrayVec<(FunctionId, FiveTuple), FUNCTIONS_MAX>,
-    hits: ArrayVec<RuleId, { 2 * FUNCTIONS_MAX }>,
+    decision: &'a mut Decision,
 }
 
 impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
@@ -129,7 +134,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
     }
 
-    fn finish(mut self, mut verdict: Verdict, rule: Option<RuleId>) -> Decision {
+    fn finish(self, mut verdict: Verdict, rule: Option<RuleId>) {
         if self.overflow && !matches!(verdict, Verdict::Drop(_)) {
             verdict = Verdict::Drop(Reason::Internal);
         }
@@ -138,29 +143,23 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             Verdict::Seal(tunnel) => Action::Seal(tunnel),
             Verdict::Drop(reason) => Action::Drop(reason),
         };
+        let Decision { actions, opens, .. } = &mut *self.decision;
         if let Verdict::Drop(_) = verdict {
-            self.actions.retain(|action| matches!(action, Action::Count(_)));
-            self.opens.clear();
+            actions.retain(|action| matches!(action, Action::Count(_)));
+            opens.clear();
         }
-        if self.actions.try_push(last).is_err() {
-            self.actions.pop();
-            self.actions.push(last);
+        if actions.try_push(last).is_err() {
+            actions.pop();
+            actions.push(last);
         }
-        Decision {
-            verdict,
-            decided_by: rule.or(self.allowed_by).or(self.routed_by),
-            actions: self.actions,
-            opens: self.opens,
-            passed: self.passed,
-            revoked: self.revoked,
-            hits: self.hits,
-        }
+        self.decision.verdict = verdict;
+        self.decision.decided_by = rule.or(self.allowed_by).or(self.routed_by);
     }
 
     fn act(&mut self, action: Action) {
         // One place is kept for the terminal action; a counter that finds no room is the least loss.
-        if self.actions.remaining_capacity() > 1 {
-            self.actions.push(action);
+        if self.decision.actions.remaining_capacity() > 1 {
+            self.decision.actions.push(action);
         } else if !matches!(action, Action::Count(_)) {
             self.overflow = true;
         }
@@ -247,23 +246,26 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
 
     fn add_session(&mut self, open: SessionOpen) {
         let SessionOpen { function, tuple, .. } = open;
-        let known = self.opens.iter().any(|other| other.function == function && other.tuple == tuple);
-        if self.embedded.is_none() && !known && self.opens.try_push(open).is_err() {
+        let known =
+            self.decision.opens.iter().any(|other| other.function == function && other.tuple == tuple);
+        if self.embedded.is_none() && !known && self.decision.opens.try_push(open).is_err() {
             self.overflow = true;
         }
     }
 
     fn hit(&mut self, rule: RuleId) {
-        if !self.hits.contains(&rule) {
+        if !self.decision.hits.contains(&rule) {
             // More rules than a way of bounded functions can meet: the counter of the last is the least loss.
-            let _ = self.hits.try_push(rule);
+            let _ = self.decision.hits.try_push(rule);
         }
     }
 
     /// Takes note of a session by the tuple that it was found by: the side of the packet follows from that.
     fn pass_by_session(&mut self, function: FunctionId, original: FiveTuple) {
         let tuple = if self.embedded.is_some() { original } else { self.tuple };
-        if !self.passed.contains(&(function, tuple)) && self.passed.try_push((function, tuple)).is_err() {
+        if !self.decision.passed.contains(&(function, tuple))
+            && self.decision.passed.try_push((function, tuple)).is_err()
+        {
             self.overflow = true;
         }
     }
