@@ -373,10 +373,10 @@ impl KernelFlows for Offload {
 /// # Errors
 /// Where the kernel refuses.
 pub fn remove(lab: &str) -> Result<()> {
-    program::disable(lab)?;
+    let disabled = program::disable(lab);
     let unpinned = program::unpin(lab);
     netns::delete(&NetnsName::new(lab, netns::FABRIC)?)?;
-    unpinned
+    disabled.and(unpinned)
 }
 
 /// Removes what a former daemon has left of a lab that goes on without: as [`remove`], and its NICs lose their programs.
@@ -392,6 +392,12 @@ pub fn abandon(lab: &str) -> Result<()> {
     let stripped = equipment::strip(lab);
     remove(lab)?;
     stripped
+}
+
+/// Whether the daemon was built with its programs.
+#[must_use]
+pub fn is_built() -> bool {
+    program::check_built().is_ok()
 }
 
 /// Whether this host's kernel can carry flows: loads the programs for a moment, under a name that no lab has.

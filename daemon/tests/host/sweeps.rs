@@ -95,7 +95,8 @@ fn doctor_finds_this_host_fit() -> Outcome {
     }
     let offload =
         report.checks.iter().find(|check| check.name == "offload").ok_or("no word of the offload")?;
-    assert_eq!(offload.status, CheckStatus::Ok, "{offload:?}");
+    let expected = if vnetd::offload::is_built() { CheckStatus::Ok } else { CheckStatus::Warning };
+    assert_eq!(offload.status, expected, "{offload:?}");
     assert!(netns::list(Some("doctor"))?.iter().all(|name| name.vm() != std::process::id().to_string()));
     Ok(())
 }

@@ -28,7 +28,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("offload::nothing_is_left_in_the_kernel", removed).needs(&["bpftool"]),
     Lab::new("offload::a_capture_sees_every_packet", captured).needs(&["iperf3", "tcpdump"]).alone(),
     Lab::new("offload::switched_off_all_stays_in_the_daemon", switched_off).needs(&["iperf3"]).alone(),
-    Lab::new("offload::a_host_that_cannot_says_why", cannot).needs(&["iperf3", "unshare"]).alone(),
+    Lab::new("offload::a_host_that_cannot_says_why", cannot).needs(&["iperf3", "unshare", "perl"]).alone(),
 ];
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -536,19 +536,43 @@ fn switched_off(scene: &Scene) -> Result<()> {
     expect_all_in_userspace(&lab)
 }
 
-/// The host of a daemon that sees no bpffs and cannot mount one.
+/// Sees no bpffs and cannot mount one.
+const NO_BPFFS: &[&str] = &[
+    "unshare",
+    "--mount",
+    "--propagation",
+    "unchanged",
+    "sh",
+    "-c",
+    "mount --make-rprivate /sys && mount -t tmpfs -o ro tmpfs /sys/fs && exec \"$0\" \"$@\"",
+];
+
+/// May not call bpf(2): seccomp answers EPERM, as in a container.
+const NO_BPF_CALL: &[&str] = &[
+    "perl",
+    "-e",
+    r#"my ($prctl, $bpf) = `uname -m` =~ /aarch64/ ? (167, 280) : (157, 321);
+       my $rules = pack("SCCL" x 4, 0x20, 0, 0, 0, 0x15, 0, 1, $bpf, 6, 0, 0, 0x50001, 6, 0, 0, 0x7fff0000);
+       my $filter = pack("S x![P] P", 4, $rules);
+       syscall($prctl, 22, 2, $filter, 0, 0) == 0 or die "seccomp: $!";
+       exec @ARGV or die "exec: $!""#,
+    "--",
+];
+
+/// A daemon that lacks what it takes says what, to `show` and to `doctor`, and carries everything itself.
 fn cannot(scene: &Scene) -> Result<()> {
-    let hide = "mount --make-rprivate /sys && mount -t tmpfs -o ro tmpfs /sys/fs && exec \"$0\" \"$@\"";
-    let wrapper = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", hide];
-    let daemon = scene.idle_daemon()?.wrapped_in(&wrapper);
-    daemon.run()?;
-    let lab = scene.up_on(daemon, &peered())?;
-    ensure!(!is_on(&lab)?, "show and doctor give the same reason");
-    let (_, reason) = shown(&lab)?;
-    ensure!(reason.contains("/sys/fs/bpf"), "it says what is missing: {reason}");
-    ensure!(
-        examined(&lab)?["remedy"].as_str().is_some_and(|remedy| remedy.contains("bpffs")),
-        "and what to do"
-    );
-    expect_all_in_userspace(&lab)
+    for (wrapper, missing) in [(NO_BPFFS, "/sys/fs/bpf"), (NO_BPF_CALL, "Operation not permitted")] {
+        let daemon = scene.idle_daemon()?.wrapped_in(wrapper);
+        daemon.run()?;
+        let mut lab = scene.up_on(daemon, &peered())?;
+        ensure!(!is_on(&lab)?, "show and doctor give the same reason");
+        let (_, reason) = shown(&lab)?;
+        let is_said = [missing, "built without clang"].iter().any(|what| reason.contains(what));
+        ensure!(is_said, "it says that {missing} is the obstacle: {reason}");
+        let remedy = examined(&lab)?["remedy"].as_str().unwrap_or_default().to_owned();
+        ensure!(remedy.contains("bpf(2)"), "and what to do: {remedy}");
+        expect_all_in_userspace(&lab)?;
+        lab.down()?;
+    }
+    Ok(())
 }
