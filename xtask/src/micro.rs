@@ -155,10 +155,11 @@ fn parse(said: &str) -> Result<Cost> {
     };
     let rounds: f64 = said.lines().find_map(|line| line.parse().ok()).context("no number of rounds")?;
     let events = after("Events    :").context("no events")?;
-    let sums = after("Collected :").context("no sums")?;
+    let sums = after("Collected :").filter(|sums| !sums.is_empty()).context("no sums")?;
     let sum = |name: &str| -> Result<f64> {
         let at = events.iter().position(|event| *event == name).with_context(|| format!("no {name}"))?;
-        Ok(sums.get(at).with_context(|| format!("no sum of {name}"))?.parse()?)
+        // Zeroes at the end of the line are left out.
+        sums.get(at).map_or(Ok(0.0), |sum| sum.parse().with_context(|| format!("{name} is {sum}")))
     };
     let per_round = |total: f64| (total / rounds * 100.0).round() / 100.0;
     Ok(Cost {
@@ -225,6 +226,9 @@ mod tests {
         let cost = parse(&said.join("\n")).unwrap();
         assert_eq!(cost, Cost { instructions: 123.46, d1_misses: 3.0, ll_misses: 0.03 });
         assert!(parse("").is_err());
+        let hot = [said[1], said[2], "==7== Collected : 123456 50 60 1"].join("\n");
+        assert_eq!(parse(&hot).unwrap(), Cost { instructions: 123.46, d1_misses: 0.0, ll_misses: 0.0 });
+        assert!(parse(&[said[1], said[2], "==7== Collected :"].join("\n")).is_err());
     }
 
     #[test]
