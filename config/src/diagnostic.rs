@@ -1,6 +1,6 @@
 //! What is wrong with a file, where, and what to do about it.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, cell::OnceCell, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -135,12 +135,18 @@ pub(crate) struct Reporter<'a> {
     pub(crate) found: Diagnostics,
 }
 
-/// The lines of a text.
+/// The lines of a text, looked for when the first is asked for: most texts have nothing to find.
 #[derive(Debug)]
-pub(crate) struct Lines<'a>(Vec<&'a str>);
+pub(crate) struct Lines<'a> {
+    text: &'a str,
+    lines: OnceCell<Vec<&'a str>>,
+}
 
 /// The lines of a text as YAML counts them: a lone carriage return ends one too.
 fn lines_of(text: &str) -> Vec<&str> {
+    if !text.contains('\r') {
+        return text.split('\n').collect();
+    }
     let mut lines: Vec<&str> = Vec::new();
     for line in text.split('\n') {
         lines.extend(line.strip_suffix('\r').unwrap_or(line).split('\r'));
@@ -263,23 +269,27 @@ impl<'a> Reporter<'a> {
 
 impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Self(lines_of(text))
+        Self { text, lines: OnceCell::new() }
+    }
+
+    fn all(&self) -> &[&'a str] {
+        self.lines.get_or_init(|| lines_of(self.text))
     }
 
     /// The scanner places what is missing at the end on a line behind the last: that is the end of the last one.
     fn clamp(&self, span: Span) -> Span {
-        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.all().len()).unwrap_or(u32::MAX);
         if span.line <= count {
             return span;
         }
-        let last = self.0.last().map_or(0, |line| line.chars().count() as u32);
+        let last = self.all().last().map_or(0, |line| line.chars().count() as u32);
         Span { line: count, column: last + 1, length: 1 }
     }
 
     /// The finding with its place, and the line that it is about.
     pub(crate) fn place(&self, origin: &str, span: Span, path: &str, finding: Finding) -> Diagnostic {
         let span = self.clamp(span);
-        let source = (span.line as usize).checked_sub(1).and_then(|index| self.0.get(index));
+        let source = (span.line as usize).checked_sub(1).and_then(|index| self.all().get(index));
         let fits = (span.column as usize) < WIDTH_MAX;
         let source_line = source.filter(|_| fits).map(|line| {
             let line = without_keys(line);

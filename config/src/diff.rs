@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::{model::Topology, structure::raw_schema};
+use crate::{model::Topology, reload::ChangedEntry, structure::raw_schema};
 
 /// What happens to a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -82,6 +82,16 @@ pub fn diff(old: &Topology, new: &Topology) -> Vec<Change> {
         }
     }
     hidden(&mut out, old, new);
+    out
+}
+
+/// The differences of two topologies that differ in this entry alone: what [`diff`] gives, in the time that the entry takes.
+#[must_use]
+pub fn diff_entry(old: &Topology, new: &Topology, entry: &ChangedEntry) -> Vec<Change> {
+    let mut out = Vec::new();
+    let section = entry.section.name();
+    let (before, after) = (entry.json(old), entry.json(new));
+    property(&mut out, section, &entry.name, "", before.as_ref(), after.as_ref());
     out
 }
 

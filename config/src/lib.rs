@@ -15,6 +15,7 @@ pub mod model;
 mod positions;
 mod public_ip;
 pub mod regions;
+mod reload;
 mod schema;
 pub mod sku;
 mod source;
@@ -24,7 +25,7 @@ mod validate;
 
 pub use change::refused_changes;
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, Finding, Severity};
-pub use diff::{Change, ChangeKind, diff};
+pub use diff::{Change, ChangeKind, diff, diff_entry};
 pub use docs::topology_markdown;
 pub use limit::{LIMITS, Limit};
 pub use load::{
@@ -32,6 +33,7 @@ pub use load::{
     load_with, read_text,
 };
 pub use model::Topology;
+pub use reload::{ChangedEntry, Section, load_after};
 pub use schema::schema;
 pub use source::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};
 pub use source_map::SourceMap;

@@ -16,6 +16,7 @@ use crate::{
     positions::Positions,
     public_ip,
     regions::region,
+    reload::ChangedEntry,
     source::{self, TEXT_BYTES_MAX},
     source_map::SourceMap,
     structure, validate,
@@ -35,6 +36,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Where each value stands in the text, for findings of others.
     pub source: SourceMap,
+    /// The one entry in which the topology differs from the accepted one that it was loaded after, where that is known.
+    pub changed: Option<ChangedEntry>,
 }
 
 impl Loaded {
@@ -173,21 +176,25 @@ pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<
     let mut found = reporter.found;
     found.sort_and_cap();
     match built {
-        Some((topology, positions)) if !found.has_errors() => {
-            let source = SourceMap::new(origin, text, positions);
-            Ok(Loaded { topology, warnings: found.list, source })
+        Some(Built { topology, positions, nodes, has_anchors }) if !found.has_errors() => {
+            let source = SourceMap::new(origin, text, positions, nodes, has_anchors);
+            Ok(Loaded { topology, warnings: found.list, source, changed: None })
         }
         _ => Err(found),
     }
 }
 
-fn build(
-    text: &str,
-    externals: &dyn Externals,
-    reporter: &mut Reporter<'_>,
-) -> Option<(Topology, Positions)> {
-    let root = match source::parse(text) {
-        Ok(root) => root,
+/// A text that has become a topology.
+struct Built {
+    topology: Topology,
+    positions: Positions,
+    nodes: usize,
+    has_anchors: bool,
+}
+
+fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> Option<Built> {
+    let source::Parsed { root, nodes, has_anchors } = match source::parse(text) {
+        Ok(parsed) => parsed,
         Err(refusal) => {
             reporter.report(refusal.span, "", refusal.finding);
             return None;
@@ -215,7 +222,7 @@ fn build(
     resolve(&mut topology, externals, &positions, reporter);
     service_tags(&mut topology, externals, &positions, reporter);
     validate::validate(&topology, &positions, reporter);
-    Some((topology, positions))
+    Some(Built { topology, positions, nodes, has_anchors })
 }
 
 /// Reads the published list of service tags, as far as the topology uses it.
@@ -251,7 +258,7 @@ fn name_interfaces(topology: &mut Topology, positions: &Positions) {
 }
 
 /// Regions have one spelling after loading: `eastus`, where the file writes `East US`.
-fn name_regions(topology: &mut Topology) {
+pub(crate) fn name_regions(topology: &mut Topology) {
     let name = |location: &mut String| {
         if let Some(region) = region(location).filter(|region| region.name != *location) {
             region.name.clone_into(location);

@@ -40,6 +40,23 @@ pub(crate) struct Key {
 }
 
 impl Node {
+    /// The same on later lines.
+    pub(crate) fn moved(mut self, lines: u32) -> Node {
+        self.span.line += lines;
+        self.value = match self.value {
+            Value::List(items) => Value::List(items.into_iter().map(|item| item.moved(lines)).collect()),
+            Value::Map(entries) => {
+                let moved = |(key, node): (Key, Node)| {
+                    let span = Span { line: key.span.line + lines, ..key.span };
+                    (Key { span, ..key }, node.moved(lines))
+                };
+                Value::Map(entries.into_iter().map(moved).collect())
+            }
+            scalar => scalar,
+        };
+        self
+    }
+
     /// What a person would call it.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.value {
@@ -109,13 +126,24 @@ struct Builder {
     anchors: HashMap<usize, (Node, Weight)>,
     nodes: usize,
     root: Option<Node>,
+    has_anchors: bool,
+}
+
+/// A text that is a tree.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) root: Node,
+    /// What it weighs against [`NODES_MAX`].
+    pub(crate) nodes: usize,
+    /// Whether some of it may be repeated elsewhere by an alias.
+    pub(crate) has_anchors: bool,
 }
 
 /// Parses one YAML document (JSON is YAML) into a tree.
 ///
 /// # Errors
 /// The first offence against YAML's syntax or against a limit.
-pub(crate) fn parse(text: &str) -> Result<Node, Refusal> {
+pub(crate) fn parse(text: &str) -> Result<Parsed, Refusal> {
     if text.len() > TEXT_BYTES_MAX {
         let finding = Finding::error(
             "file-too-large",
@@ -127,7 +155,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, Refusal> {
         );
         return refuse(Span::default(), finding.help("split the topology into several labs"));
     }
-    let mut builder = Builder { stack: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
+    let mut builder =
+        Builder { stack: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None, has_anchors: false };
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| scan_error(&error))?;
@@ -141,7 +170,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Refusal> {
                 finding.help("a topology has a name and virtual networks; see docs/TOPOLOGY.md"),
             )
         }
-        Some(root) => Ok(root),
+        Some(root) => Ok(Parsed { root, nodes: builder.nodes, has_anchors: builder.has_anchors }),
     }
 }
 
@@ -188,6 +217,7 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(id) => {
+                self.has_anchors = true;
                 let Some((node, weight)) = self.anchors.get(&id) else {
                     let finding =
                         Finding::error("yaml-alias", "this alias repeats a value that is not complete here");
@@ -235,6 +265,7 @@ impl Builder {
 
     fn remember(&mut self, anchor: usize, node: &Node, weight: Weight) {
         if anchor != 0 {
+            self.has_anchors = true;
             self.anchors.insert(anchor, (node.clone(), weight));
         }
     }

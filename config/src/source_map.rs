@@ -10,8 +10,11 @@ use crate::{
 /// Where each value of a topology stands in its text.
 pub struct SourceMap {
     origin: String,
-    text: String,
-    positions: Positions,
+    pub(crate) text: String,
+    pub(crate) positions: Positions,
+    /// What the text weighs against [`crate::NODES_MAX`].
+    pub(crate) nodes: usize,
+    pub(crate) has_anchors: bool,
 }
 
 /// The text may hold secrets.
@@ -22,8 +25,14 @@ impl fmt::Debug for SourceMap {
 }
 
 impl SourceMap {
-    pub(crate) fn new(origin: &str, text: &str, positions: Positions) -> Self {
-        Self { origin: origin.to_owned(), text: text.to_owned(), positions }
+    pub(crate) fn new(
+        origin: &str,
+        text: &str,
+        positions: Positions,
+        nodes: usize,
+        has_anchors: bool,
+    ) -> Self {
+        Self { origin: origin.to_owned(), text: text.to_owned(), positions, nodes, has_anchors }
     }
 
     /// Line and column, from 1, of the value at `path`, or of the nearest thing around it that the text has. A path is

@@ -65,6 +65,24 @@ pub(crate) fn check(root: &Node, reporter: &mut Reporter<'_>) -> (Option<Json>, 
     (json, walker.positions)
 }
 
+/// Checks one entry of a section whose entries have names, and gives it in the model's JSON form, with its places. `None`:
+/// something is wrong with it, or there is no such section.
+pub(crate) fn check_entry(
+    section: &str,
+    name: &Key,
+    node: &Node,
+    reporter: &mut Reporter<'_>,
+) -> Option<(Json, Positions)> {
+    let schema = raw_schema();
+    let mut walker = Walker { schema, reporter, positions: Positions::default() };
+    let entries = walker.resolve(schema.get("properties")?.get(section)?);
+    let inner = entries.get("additionalProperties").filter(|inner| inner.is_object())?;
+    let mut path = format!("{section}.{}", name.text);
+    walker.note(&path, Some(name.span), node);
+    let json = walker.value(node, inner, &mut path)?;
+    Some((json, walker.positions))
+}
+
 struct Walker<'a, 'r> {
     schema: &'static Json,
     reporter: &'a mut Reporter<'r>,

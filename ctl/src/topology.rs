@@ -44,12 +44,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Source> {
     Ok(source)
 }
 
-/// The same, with what is doubtful in the design among the warnings, as far as an apply has the time for it.
-pub(crate) fn read_and_lint(path: &Path) -> anyhow::Result<Source> {
-    let source = read_quietly(path)?;
-    let loaded = &source.loaded;
-    print(&source.with_warnings(vnet_analysis::lint::lint_quickly(&loaded.topology, &loaded.source)));
-    Ok(source)
+/// The same without a word of the warnings.
+pub(crate) fn read_quietly(path: &Path) -> anyhow::Result<Source> {
+    Unread::open(path)?.read()
 }
 
 /// Writes findings to standard error.
@@ -59,23 +56,62 @@ pub(crate) fn print(findings: &[Diagnostic]) {
     }
 }
 
-/// The same without a word of the warnings.
-pub(crate) fn read_quietly(path: &Path) -> anyhow::Result<Source> {
-    if path == Path::new("-") {
+/// The text of a file that has not been looked into.
+pub(crate) struct Unread {
+    origin: String,
+    text: String,
+    base: Option<PathBuf>,
+}
+
+/// Names of properties that may have their values outside the file.
+const OUTSIDE: [&str; 3] = ["sharedKey", "files", "serviceTags"];
+
+impl Unread {
+    /// Reads the text of a file, or of standard input.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Unread> {
+        if path != Path::new("-") {
+            let text = vnet_config::read_text(path).map_err(Refused)?;
+            let base = path.parent().map(Path::to_owned);
+            return Ok(Unread { origin: path.display().to_string(), text, base });
+        }
         let mut bytes = Vec::new();
         let limit = vnet_config::TEXT_BYTES_MAX as u64 + 1;
         std::io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read standard input")?;
         let text = String::from_utf8(bytes).context("standard input is not UTF-8 text")?;
-        load(text, STDIN.to_owned(), Some(Path::new(".")))
-    } else {
-        let text = vnet_config::read_text(path).map_err(Refused)?;
-        load(text, path.display().to_string(), path.parent())
+        Ok(Unread { origin: STDIN.to_owned(), text, base: Some(PathBuf::from(".")) })
     }
-}
 
-fn load(text: String, origin: String, base: Option<&Path>) -> anyhow::Result<Source> {
-    let loaded = vnet_config::load(&text, &origin, base).map_err(Refused)?;
-    Ok(Source { loaded, origin, text })
+    /// Checks it.
+    pub(crate) fn read(self) -> anyhow::Result<Source> {
+        let loaded = vnet_config::load(&self.text, &self.origin, self.base.as_deref()).map_err(Refused)?;
+        Ok(Source { loaded, origin: self.origin, text: self.text })
+    }
+
+    /// Checks it, and prints warnings, with what is doubtful in the design as far as an apply has the time for it.
+    pub(crate) fn read_and_lint(self) -> anyhow::Result<Source> {
+        let source = self.read()?;
+        let loaded = &source.loaded;
+        let lints = vnet_analysis::lint::lint_quickly(&loaded.topology, &loaded.source);
+        print(&source.with_warnings(lints));
+        Ok(source)
+    }
+
+    /// What the text seems to call its lab, where a line says so plainly.
+    pub(crate) fn likely_lab(&self) -> Option<&str> {
+        let name = self.text.lines().find_map(|line| line.strip_prefix("name:"))?.trim();
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (!name.is_empty() && name.bytes().all(is_plain)).then_some(name)
+    }
+
+    /// The file for a daemon that is to check it by itself; none where it may refer to something outside its text.
+    pub(crate) fn unchecked(&self) -> Option<TopologyFile> {
+        let is_whole = OUTSIDE.iter().all(|word| !self.text.contains(word));
+        is_whole.then(|| TopologyFile {
+            origin: self.origin.clone(),
+            text: self.text.clone(),
+            ..TopologyFile::default()
+        })
+    }
 }
 
 impl Source {

@@ -15,12 +15,20 @@ use crate::rates::Rates;
 use crate::tunnels::Tunnels;
 
 /// Memory for session records: the daemon's is mapped from a file.
-pub struct SessionMemory(Box<dyn DerefMut<Target = [SessionRecord]> + Send>);
+pub struct SessionMemory {
+    records: Box<dyn DerefMut<Target = [SessionRecord]> + Send>,
+    is_unused: bool,
+}
 
 impl SessionMemory {
     /// Takes records from wherever they lie.
     pub fn new(records: impl DerefMut<Target = [SessionRecord]> + Send + 'static) -> SessionMemory {
-        SessionMemory(Box::new(records))
+        SessionMemory { records: Box::new(records), is_unused: false }
+    }
+
+    /// Takes records that are all free: none is looked at before it is used.
+    pub fn unused(records: impl DerefMut<Target = [SessionRecord]> + Send + 'static) -> SessionMemory {
+        SessionMemory { is_unused: true, ..SessionMemory::new(records) }
     }
 }
 
@@ -34,13 +42,13 @@ impl Deref for SessionMemory {
     type Target = [SessionRecord];
 
     fn deref(&self) -> &[SessionRecord] {
-        &self.0
+        &self.records
     }
 }
 
 impl DerefMut for SessionMemory {
     fn deref_mut(&mut self) -> &mut [SessionRecord] {
-        &mut self.0
+        &mut self.records
     }
 }
 
@@ -62,9 +70,10 @@ impl Shared {
     /// The state of a lab that begins with this snapshot. `now_s` is the clock of the session records, `seed` a
     /// secret number that keeps strangers from choosing colliding tuples.
     pub fn new(snapshot: Snapshot, memory: SessionMemory, seed: u64, now_s: u32) -> Shared {
+        let open = if memory.is_unused { SessionTable::open_unused } else { SessionTable::open_region };
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
-            sessions: Mutex::new(SessionTable::open_region(memory, Timeouts::default(), seed, now_s)),
+            sessions: Mutex::new(open(memory, Timeouts::default(), seed, now_s)),
             tunnels: Mutex::default(),
             drops: Mutex::default(),
             rates: Mutex::default(),

@@ -338,7 +338,7 @@ fn tunnels(check: &mut Check<'_, '_>) {
         let Some(figures) = gateway.figures() else { continue };
         let limit = limit::tunnels(figures.tunnels_max);
         let count = counts.get(name.as_str()).copied().unwrap_or_default();
-        check.limit(&format!("virtualNetworkGateways.{name}"), name, count, &limit);
+        check.limit(format_args!("virtualNetworkGateways.{name}"), name, count, &limit);
     }
 }
 

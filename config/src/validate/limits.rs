@@ -1,6 +1,6 @@
 //! What Azure counts for each region and subscription, or for each network.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::Check;
 use crate::{
@@ -16,7 +16,7 @@ type Place<'t> = (&'t str, &'t str);
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
     for (name, network) in &check.topology.virtual_networks {
-        check.limit(&format!("virtualNetworks.{name}.subnets"), name, network.subnets.len(), &SUBNETS);
+        check.limit(format_args!("virtualNetworks.{name}.subnets"), name, network.subnets.len(), &SUBNETS);
         if let Some(options) = &network.dhcp_options {
             let path = format!("virtualNetworks.{name}.dhcpOptions.dnsServers");
             check.limit(&path, name, options.dns_servers.len(), &DNS_SERVERS);
@@ -41,21 +41,35 @@ fn shown((subscription, region): Place<'_>) -> String {
     }
 }
 
-fn networks(check: &mut Check<'_, '_>) {
-    let mut networks: BTreeMap<Place<'_>, usize> = BTreeMap::new();
-    for network in check.topology.virtual_networks.values() {
-        *networks.entry(place(check, network)).or_default() += 1;
+/// How often each key is there. Equal ones mostly follow each other.
+fn counted<K: Ord + Copy>(keys: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
+    let mut counts = BTreeMap::new();
+    let mut run: Option<(K, usize)> = None;
+    for key in keys {
+        match &mut run {
+            Some((last, count)) if *last == key => *count += 1,
+            _ => {
+                if let Some((last, count)) = run.replace((key, 1)) {
+                    *counts.entry(last).or_default() += count;
+                }
+            }
+        }
     }
+    if let Some((last, count)) = run {
+        *counts.entry(last).or_default() += count;
+    }
+    counts
+}
+
+fn networks(check: &mut Check<'_, '_>) {
+    let topology = check.topology;
+    let networks = counted(topology.virtual_networks.values().map(|network| place(check, network)));
     for (place, count) in networks {
         check.limit("virtualNetworks", &shown(place), count, &NETWORKS);
     }
-    let mut nics: BTreeMap<Place<'_>, usize> = BTreeMap::new();
-    for nic in check.topology.virtual_machines.values().flat_map(|machine| &machine.network_interfaces) {
-        if let Some(network) = check.topology.virtual_networks.get(&nic.subnet.virtual_network) {
-            *nics.entry(place(check, network)).or_default() += 1;
-        }
-    }
-    for (place, count) in nics {
+    let nics = topology.virtual_machines.values().flat_map(|machine| &machine.network_interfaces);
+    let homes = nics.filter_map(|nic| topology.virtual_networks.get(&nic.subnet.virtual_network));
+    for (place, count) in counted(homes.map(|network| place(check, network))) {
         check.limit("virtualMachines", &shown(place), count, &NICS);
     }
 }
@@ -63,37 +77,35 @@ fn networks(check: &mut Check<'_, '_>) {
 /// Route tables and security groups: one without a location stands for a copy in each place that uses it.
 fn shared_by_subnets(check: &mut Check<'_, '_>) {
     let topology = check.topology;
-    let mut tables: BTreeMap<Place<'_>, BTreeSet<&str>> = BTreeMap::new();
-    let mut groups: BTreeMap<Place<'_>, BTreeSet<&str>> = BTreeMap::new();
-    for (name, table) in &topology.route_tables {
-        if let Some(location) = &table.location {
-            let place = (table.subscription.as_deref().unwrap_or_default(), location.as_str());
-            tables.entry(place).or_default().insert(name);
-        }
+    let tables = topology.route_tables.iter().filter_map(|(name, table)| {
+        let location = table.location.as_deref()?;
+        Some(((table.subscription.as_deref().unwrap_or_default(), location), name.as_str()))
+    });
+    let groups = topology.network_security_groups.iter().filter_map(|(name, group)| {
+        let location = group.location.as_deref()?;
+        Some(((group.subscription.as_deref().unwrap_or_default(), location), name.as_str()))
+    });
+    let subnets = || {
+        let networks = topology.virtual_networks.values();
+        networks.flat_map(|network| network.subnets.values().map(move |subnet| (network, subnet)))
+    };
+    let tables_used = subnets()
+        .filter_map(|(network, subnet)| Some((place(check, network), subnet.route_table.as_deref()?)));
+    let groups_used = subnets().filter_map(|(network, subnet)| {
+        Some((place(check, network), subnet.network_security_group.as_deref()?))
+    });
+    let nics = topology.virtual_machines.values().flat_map(|machine| &machine.network_interfaces);
+    let nic_groups = nics.filter_map(|nic| {
+        let group = nic.network_security_group.as_deref()?;
+        Some((place(check, topology.virtual_networks.get(&nic.subnet.virtual_network)?), group))
+    });
+    let tables = counted(tables.chain(tables_used));
+    let groups = counted(groups.chain(groups_used).chain(nic_groups));
+    for (place, count) in counted(tables.keys().map(|(place, _)| *place)) {
+        check.limit("routeTables", &shown(place), count, &ROUTE_TABLES);
     }
-    for (name, group) in &topology.network_security_groups {
-        if let Some(location) = &group.location {
-            let place = (group.subscription.as_deref().unwrap_or_default(), location.as_str());
-            groups.entry(place).or_default().insert(name);
-        }
-    }
-    for network in topology.virtual_networks.values() {
-        for subnet in network.subnets.values() {
-            let place = place(check, network);
-            tables.entry(place).or_default().extend(subnet.route_table.as_deref());
-            groups.entry(place).or_default().extend(subnet.network_security_group.as_deref());
-        }
-    }
-    for nic in topology.virtual_machines.values().flat_map(|machine| &machine.network_interfaces) {
-        if let Some(network) = topology.virtual_networks.get(&nic.subnet.virtual_network) {
-            groups.entry(place(check, network)).or_default().extend(nic.network_security_group.as_deref());
-        }
-    }
-    for (place, names) in tables {
-        check.limit("routeTables", &shown(place), names.len(), &ROUTE_TABLES);
-    }
-    for (place, names) in groups {
-        check.limit("networkSecurityGroups", &shown(place), names.len(), &SECURITY_GROUPS);
+    for (place, count) in counted(groups.keys().map(|(place, _)| *place)) {
+        check.limit("networkSecurityGroups", &shown(place), count, &SECURITY_GROUPS);
     }
 }
 
@@ -145,11 +157,11 @@ fn private_addresses(check: &mut Check<'_, '_>) {
     }
     let count_of = |name: &str| counts.get(name).copied().unwrap_or_default();
     for (name, network) in &topology.virtual_networks {
-        let path = format!("virtualNetworks.{name}");
-        check.limit(&path, name, count_of(name), &PRIVATE_ADDRESSES);
+        check.limit(format_args!("virtualNetworks.{name}"), name, count_of(name), &PRIVATE_ADDRESSES);
         if !network.peerings.is_empty() {
             let peers: usize = network.peerings.keys().map(|remote| count_of(remote)).sum();
-            check.limit(&path, name, count_of(name) + peers, &PEERED_ADDRESSES);
+            let count = count_of(name) + peers;
+            check.limit(format_args!("virtualNetworks.{name}"), name, count, &PEERED_ADDRESSES);
         }
     }
 }

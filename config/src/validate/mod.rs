@@ -22,7 +22,7 @@ mod subnet_peering;
 
 pub(crate) use names::shown;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Display};
 
 use ipnet::IpNet;
 
@@ -90,20 +90,20 @@ impl Check<'_, '_> {
     }
 
     /// Reports at the name that `path` ends with where `owner` has more than a limit allows, or nearly as many.
-    pub(crate) fn limit(&mut self, path: &str, owner: &str, count: usize, limit: &Limit) {
+    pub(crate) fn limit(&mut self, path: impl Display, owner: &str, count: usize, limit: &Limit) {
         let Limit { rule, max, what, code, help, .. } = limit;
         if count > *max {
             let message = format!("{} has {count} {what}; Azure takes {max} at most", quoted(owner));
             let mut finding = Finding::error(rule, message).help(*help);
             finding.code = *code;
-            self.at_name(path, finding);
+            self.at_name(&path.to_string(), finding);
         } else if count * 10 >= max * 9 {
             let message = format!(
                 "{} has {count} {what} of the {max} that Azure takes ({} %)",
                 quoted(owner),
                 count * 100 / max
             );
-            self.at_name(path, Finding::warning("limit-near", message).help(*help));
+            self.at_name(&path.to_string(), Finding::warning("limit-near", message).help(*help));
         }
     }
 

@@ -54,7 +54,7 @@ fn lab(check: &mut Check<'_, '_>) {
 fn resources<T>(check: &mut Check<'_, '_>, section: &str, entries: &IndexMap<String, T>) {
     let mut taken = Owners::new();
     for name in entries.keys() {
-        let path = format!("{section}.{name}");
+        let path = || format!("{section}.{name}");
         let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
         let ends = name.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
         let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
@@ -62,14 +62,14 @@ fn resources<T>(check: &mut Check<'_, '_>, section: &str, entries: &IndexMap<Str
             let finding =
                 Finding::error("resource-name", format!("'{}' cannot name a resource", shown(name)));
             let help = "use 1 to 80 letters, digits, '.', '_' and '-'; begin with a letter or digit, end with one or with '_'";
-            check.at_name(&path, finding.code("InvalidResourceName").help(help));
+            check.at_name(&path(), finding.code("InvalidResourceName").help(help));
         }
         if let Some(first) = taken.take(name.to_lowercase(), || name.clone()) {
             let finding = Finding::error(
                 "name-case",
                 format!("'{name}' and '{first}' are one name to Azure, which ignores case"),
             );
-            check.at_name(&path, finding.help("rename one of the two"));
+            check.at_name(&path(), finding.help("rename one of the two"));
         }
     }
 }

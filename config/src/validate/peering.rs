@@ -30,7 +30,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         }
         remote_gateways(check, name, network);
         peers_overlap(check, name, network);
-        check.limit(&format!("virtualNetworks.{name}.peerings"), name, network.peerings.len(), &PEERINGS);
+        check.limit(format_args!("virtualNetworks.{name}.peerings"), name, network.peerings.len(), &PEERINGS);
     }
 }
 

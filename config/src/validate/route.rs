@@ -49,7 +49,7 @@ fn routes(check: &mut Check<'_, '_>, name: &str, table: &RouteTable) {
             );
         }
     }
-    check.limit(&format!("routeTables.{name}.routes"), name, table.routes.len(), &ROUTES);
+    check.limit(format_args!("routeTables.{name}.routes"), name, table.routes.len(), &ROUTES);
 }
 
 fn next_hop(check: &mut Check<'_, '_>, path: &str, route: &Route) {

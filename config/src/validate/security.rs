@@ -62,7 +62,7 @@ fn members<'t>(check: &mut Check<'t, '_>) -> HashMap<&'t str, &'t str> {
     }
     for group in known.keys() {
         let members = count.get(group.as_str()).copied().unwrap_or_default();
-        check.limit(&format!("applicationSecurityGroups.{group}"), group, members, &NICS_PER_GROUP);
+        check.limit(format_args!("applicationSecurityGroups.{group}"), group, members, &NICS_PER_GROUP);
     }
     first.into_iter().map(|(group, (network, _))| (group, network)).collect()
 }

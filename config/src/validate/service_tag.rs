@@ -181,7 +181,7 @@ pub(crate) fn routes(check: &mut Check<'_, '_>, name: &str, table: &RouteTable) 
         }
         tag(check, &at, text, None);
     }
-    check.limit(&format!("routeTables.{name}.routes"), name, count, &TAG_ROUTES);
+    check.limit(format_args!("routeTables.{name}.routes"), name, count, &TAG_ROUTES);
 }
 
 fn endpoints(check: &mut Check<'_, '_>, path: &str, subnet: &Subnet) {

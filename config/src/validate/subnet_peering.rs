@@ -49,7 +49,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
                 both(check, &path, half, other);
             }
         }
-        check.limit(&format!("virtualNetworks.{name}.peerings"), name, total, &SUBNETS_IN_PEERINGS);
+        check.limit(format_args!("virtualNetworks.{name}.peerings"), name, total, &SUBNETS_IN_PEERINGS);
     }
 }
 

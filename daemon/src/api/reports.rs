@@ -23,6 +23,7 @@ use super::compare::compare;
 use super::error::ApiError;
 use super::extract::{Json, Params};
 use super::{App, JSON};
+use crate::host::memory;
 
 impl From<QuestionError> for ApiError {
     fn from(error: QuestionError) -> ApiError {
@@ -259,6 +260,11 @@ async fn judged<B: Backend>(app: &App<B>, lab: &str, query: MatrixQuery) -> Answ
     let snapshot = app.backend.snapshot(lab).await?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // Two hundred machines are forty thousand pairs: not on a thread that others wait for.
-    let made = tokio::task::spawn_blocking(move || MatrixGroups::of(&snapshot, query.service, threads)).await;
+    let made = tokio::task::spawn_blocking(move || {
+        let groups = MatrixGroups::of(&snapshot, query.service, threads);
+        memory::give_back();
+        groups
+    });
+    let made = made.await;
     made.map_err(|_| ApiError::internal("The matrix could not be made."))
 }

@@ -20,11 +20,12 @@ use vnet_fabric::control::{Effect, PeeringState, State};
 use vnet_fabric::effective::{self, EffectivePeering};
 
 use super::capture::Capture;
-use super::input::Input;
-use super::lab::Lab;
+use super::input::{Former, Input};
+use super::lab::{Lab, View};
 use super::laps::Laps;
 use super::{Engine, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
+use crate::host::memory;
 use crate::metrics::{LabCounters, Metrics};
 use crate::worker::monotonic;
 
@@ -73,8 +74,9 @@ fn reporter(progress: mpsc::Sender<Progress>) -> impl Fn(Progress) + Sync + Send
     }
 }
 
-fn load(lab: &str, request: &ApplyRequest) -> Answer<Input> {
-    let input = Input::load(request).map_err(ApiError::refused)?;
+fn load(lab: &str, request: &ApplyRequest, view: Option<&View>) -> Answer<Input> {
+    let former = view.map(|view| Former { topology: &view.topology, source: &view.source });
+    let input = Input::load_after(request, former).map_err(ApiError::refused)?;
     if input.topology.name != lab {
         let message = format!("The file describes the lab '{}', not '{lab}'.", input.topology.name);
         return Err(ApiError::bad_request(message));
@@ -83,10 +85,16 @@ fn load(lab: &str, request: &ApplyRequest) -> Answer<Input> {
 }
 
 /// The differences that an apply makes, as the API shows them: one for each resource or property.
-fn changes(before: Option<&Topology>, after: &Topology) -> Vec<Change> {
+fn changes(before: Option<&Arc<Topology>>, input: &Input) -> Vec<Change> {
+    let after = &input.topology;
+    if let (Some(before), Some((former, entry))) = (before, &input.changed)
+        && Arc::ptr_eq(before, former)
+    {
+        return vnet_config::diff_entry(before, after, entry).into_iter().map(change).collect();
+    }
     let empty = serde_json::from_value(serde_json::json!({"name": after.name}));
     let before = match (before, &empty) {
-        (Some(before), _) => before,
+        (Some(before), _) => &**before,
         (None, Ok(empty)) => empty,
         (None, Err(_)) => return Vec::new(),
     };
@@ -171,19 +179,24 @@ impl Backend for Service {
         let report = self
             .blocking(move |engine| -> Answer<ApplyReport> {
                 let mut laps = Laps::begin(&name);
-                let input = load(&name, &request)?;
+                let view = engine.find(&name).map(|lab| lab.view());
+                let input = load(&name, &request, view.as_deref())?;
                 laps.lap("read");
-                let before = engine.find(&name).map(|lab| Arc::clone(&lab.view().topology));
-                let mut changes = changes(before.as_deref(), &input.topology);
+                let mut changes = changes(view.as_ref().map(|view| &view.topology), &input);
                 laps.lap("compare");
                 let warnings = input.findings_quickly();
                 laps.lap("look for what is doubtful");
+                let is_whole = input.changed.is_none();
                 let (created, applied) = engine.apply(input, &reporter(progress))?;
                 changes.extend(effect_changes(&applied.effects));
                 if let Some(lab) = engine.find(&name)
                     && !lab.begun().wait(Instant::now() + RUN_WAIT_MAX)
                 {
                     tracing::debug!(lab = %name, "commands of machines go on after the apply");
+                }
+                if is_whole {
+                    // The file's tree and the former lab were large; nobody waits for this.
+                    std::thread::spawn(memory::give_back);
                 }
                 Ok(ApplyReport {
                     lab: name,
@@ -201,13 +214,12 @@ impl Backend for Service {
     async fn plan(&self, lab: &str, request: ApplyRequest) -> Answer<PlanReport> {
         let name = lab.to_owned();
         self.blocking(move |engine| {
-            let input = load(&name, &request)?;
             let view = engine.find(&name).map(|lab| lab.view());
-            let before = view.as_ref().map(|view| &*view.topology);
+            let input = load(&name, &request, view.as_deref())?;
             let mut report = PlanReport {
                 lab: name,
-                creates: before.is_none(),
-                changes: changes(before, &input.topology),
+                creates: view.is_none(),
+                changes: changes(view.as_ref().map(|view| &view.topology), &input),
                 ..PlanReport::default()
             };
             if let Some(view) = view {
@@ -223,7 +235,7 @@ impl Backend for Service {
 
     async fn impact(&self, lab: &str, request: ApplyRequest) -> Answer<ImpactReport> {
         let name = lab.to_owned();
-        self.on_lab(lab, move |lab| Ok(live::impact(lab, &load(&name, &request)?))).await
+        self.on_lab(lab, move |lab| Ok(live::impact(lab, &load(&name, &request, None)?))).await
     }
 
     async fn validate(&self, request: ApplyRequest) -> Answer<ValidateReport> {

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use vnet_api::{ApplyRequest, Diagnostic, Severity, TopologyFile};
 use vnet_config::model::Topology;
-use vnet_config::{Attachments, Diagnostics, SourceMap};
+use vnet_config::{Attachments, ChangedEntry, Diagnostics, SourceMap};
 use vnet_fabric::control::{Event, State};
 
 use crate::api::topology::diagnostic;
@@ -25,6 +25,17 @@ pub(super) struct Input {
     pub as_azure: bool,
     /// Where each value stands in the text.
     pub source: Arc<SourceMap>,
+    /// The topology that it differs from in one entry alone, and that entry.
+    pub changed: Option<(Arc<Topology>, ChangedEntry)>,
+}
+
+/// A file that was accepted earlier.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Former<'a> {
+    /// What it says.
+    pub topology: &'a Arc<Topology>,
+    /// Where each value stands in its text.
+    pub source: &'a SourceMap,
 }
 
 impl Input {
@@ -33,6 +44,17 @@ impl Input {
     /// # Errors
     /// Everything that is wrong with it.
     pub(super) fn load(request: &ApplyRequest) -> Result<Input, Vec<Diagnostic>> {
+        Input::load_after(request, None)
+    }
+
+    /// The same in less time, where the file differs little from `former`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(super) fn load_after(
+        request: &ApplyRequest,
+        former: Option<Former<'_>>,
+    ) -> Result<Input, Vec<Diagnostic>> {
         let file = &request.topology;
         let files = file.files.iter().map(|(path, text)| match STANDARD.decode(text) {
             Ok(content) => Ok((path.clone(), content)),
@@ -40,13 +62,22 @@ impl Input {
         });
         let attachments =
             Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
-        match vnet_config::load_with(&file.text, &file.origin, &attachments) {
+        let loaded = match former {
+            Some(Former { topology, source }) => {
+                vnet_config::load_after(topology, source, &file.text, &file.origin, &attachments)
+            }
+            None => vnet_config::load_with(&file.text, &file.origin, &attachments),
+        };
+        match loaded {
             Ok(loaded) => Ok(Input {
                 file: file.clone(),
                 topology: Arc::new(loaded.topology),
                 warnings: loaded.warnings,
                 as_azure: request.as_azure,
                 source: Arc::new(loaded.source),
+                changed: former
+                    .zip(loaded.changed)
+                    .map(|(former, entry)| (Arc::clone(former.topology), entry)),
             }),
             Err(refused) => Err(wire(refused.list)),
         }
@@ -72,7 +103,13 @@ impl Input {
     /// What changes the state to this file.
     pub(super) fn event(&self) -> Event {
         let topology = Arc::clone(&self.topology);
-        if self.as_azure { Event::ApplyAsAzure(topology) } else { Event::Apply(topology) }
+        match &self.changed {
+            _ if self.as_azure => Event::ApplyAsAzure(topology),
+            Some((former, entry)) => {
+                Event::ApplyEntry { topology, former: Arc::clone(former), entry: entry.clone() }
+            }
+            None => Event::Apply(topology),
+        }
     }
 
     /// What Azure would refuse of the change from `state`, if it is asked.

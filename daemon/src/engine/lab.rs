@@ -9,12 +9,13 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use vnet_api::{ApplyRequest, TopologyFile};
+use vnet_config::SourceMap;
 use vnet_config::model::Topology;
 use vnet_dataplane::{FiveTuple, Nanos, OffloadEntry, OffloadSlot, PortId, TunnelId};
 use vnet_fabric::control::{Effect, Event, State};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_gateway::ConnectionStatus;
-use vnet_router::{Router, RouterOptions, SessionMemory, Shared, TunnelSetup};
+use vnet_router::{Router, RouterOptions, Shared, TunnelSetup};
 
 use super::blueprint::{Blueprint, INTERNET};
 use super::build::{Built, DeviceOptions, Report, Site};
@@ -60,6 +61,8 @@ pub(super) struct View {
     pub origin: String,
     /// What it says.
     pub topology: Arc<Topology>,
+    /// Where each of its values stands in its text.
+    pub source: Arc<SourceMap>,
     /// What is in force beyond it.
     pub state: Arc<State>,
     /// Namespaces and devices.
@@ -89,8 +92,9 @@ struct Control {
     /// The accepted file.
     file: TopologyFile,
     topology: Arc<Topology>,
+    source: Arc<SourceMap>,
     state: State,
-    blueprint: Blueprint,
+    blueprint: Arc<Blueprint>,
     site: Site,
     programs: Programs,
     keys: Keys,
@@ -109,7 +113,8 @@ struct Wanted {
     input: Input,
     state: State,
     snapshot: Arc<Snapshot>,
-    blueprint: Blueprint,
+    /// The very same as before where namespaces and devices stay as they are.
+    blueprint: Arc<Blueprint>,
     keys: Keys,
     setups: Vec<TunnelSetup>,
 }
@@ -157,7 +162,7 @@ impl Lab {
         for tunnel in tunnels {
             state.step(Event::TunnelConnecting { tunnel }, monotonic());
         }
-        let memory = SessionMemory::new(store::sessions(&dir, options.sessions_max)?);
+        let memory = store::sessions(&dir, options.sessions_max)?;
         let now = seconds(monotonic());
         let shared = Arc::new(Shared::new(Snapshot::default(), memory, rand::random(), now));
         let kernel: Result<Arc<dyn KernelFlows>, String> =
@@ -180,6 +185,7 @@ impl Lab {
         let view = View {
             origin: String::new(),
             topology: Arc::clone(&input.topology),
+            source: Arc::clone(&input.source),
             state: Arc::default(),
             blueprint: Arc::default(),
             machines: Arc::default(),
@@ -189,8 +195,9 @@ impl Lab {
             dir: Some(Arc::new(dir)),
             file: TopologyFile::default(),
             topology: Arc::clone(&input.topology),
+            source: Arc::clone(&input.source),
             state,
-            blueprint: Blueprint::default(),
+            blueprint: Arc::default(),
             site: Site::new(&name, device_options),
             programs: Programs::default(),
             keys,
@@ -271,6 +278,9 @@ impl Lab {
         let snapshot = state.snapshot();
         laps.lap("compile");
         let blueprint = Blueprint::new(&input.topology, &snapshot);
+        let blueprint = Some(Arc::clone(&control.blueprint))
+            .filter(|former| **former == blueprint)
+            .unwrap_or_else(|| Arc::new(blueprint));
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
         keys.retain(&snapshot);
@@ -296,10 +306,15 @@ impl Lab {
         done: &mut Done,
         report: Report<'_>,
     ) -> Result<(), HostError> {
-        control.site.extend(&control.blueprint, &wanted.blueprint, &mut done.built, report)?;
-        self.attach(&control.site, &mut done.built);
+        if !Arc::ptr_eq(&control.blueprint, &wanted.blueprint) {
+            control.site.extend(&control.blueprint, &wanted.blueprint, &mut done.built, report)?;
+            self.attach(&control.site, &mut done.built);
+        }
         fault::step("attach")?;
-        control.programs.prepare(dir, &wanted.input.topology, &wanted.blueprint)?;
+        // An entry of its own is never a machine.
+        if wanted.input.changed.is_none() || !Arc::ptr_eq(&control.blueprint, &wanted.blueprint) {
+            control.programs.prepare(dir, &wanted.input.topology, &wanted.blueprint)?;
+        }
         fault::step("tunnels")?;
         let new: Vec<SocketAddr> = wanted.locals().difference(&control.sockets).copied().collect();
         for address in new {
@@ -307,12 +322,7 @@ impl Lab {
             done.bound.push(address);
         }
         fault::step("store")?;
-        let accepted = Accepted {
-            file: wanted.input.file.clone(),
-            state: wanted.state.clone(),
-            keys: wanted.keys.clone(),
-        };
-        store::save(dir, &accepted)
+        store::save(dir, &wanted.input.file, &wanted.state, &wanted.keys)
     }
 
     /// Puts a change in force that is stored: nothing of it can fail any more but removing what is superfluous.
@@ -325,6 +335,7 @@ impl Lab {
         report: Report<'_>,
     ) {
         let locals = wanted.locals();
+        let machines_change = wanted.input.changed.is_none();
         if let Err(error) = self.shared.tunnels().set(wanted.setups, monotonic()) {
             tracing::error!(lab = %self.name, %error, "a tunnel could not be set up");
         }
@@ -335,9 +346,12 @@ impl Lab {
         control.keys = wanted.keys;
         control.file = wanted.input.file;
         control.topology = wanted.input.topology;
-        self.publish(control, wanted.snapshot);
-        control.site.retire(&before, &control.blueprint, &mut built, report);
-        self.attach(&control.site, &mut built);
+        control.source = wanted.input.source;
+        self.publish(control, wanted.snapshot, machines_change);
+        if !Arc::ptr_eq(&before, &control.blueprint) {
+            control.site.retire(&before, &control.blueprint, &mut built, report);
+            self.attach(&control.site, &mut built);
+        }
         let topology = Arc::clone(&control.topology);
         control.programs.start(&control.site, dir, &topology, &built.created);
         // The first worker sleeps until the next timer that it knows of: a tunnel's may be new.
@@ -346,8 +360,8 @@ impl Lab {
         }
     }
 
-    /// Makes a snapshot and all that can be asked of the lab visible.
-    fn publish(&self, control: &Control, snapshot: Arc<Snapshot>) {
+    /// Makes a snapshot and all that can be asked of the lab visible. `machines_change`: what programs find in machines may be another.
+    fn publish(&self, control: &Control, snapshot: Arc<Snapshot>, machines_change: bool) {
         let mut owners = self.owners();
         for port in snapshot.ports() {
             owners.entry(port.id).or_insert_with(|| owner_name(&snapshot, port.id));
@@ -361,18 +375,19 @@ impl Lab {
             kernel.publish(snapshot.epoch() as u32);
         }
         self.shared.snapshot.store(snapshot);
-        let machines = control.blueprint.namespaces.iter().filter_map(|(name, namespace)| {
-            let ns = control.site.namespace(name).filter(|_| namespace.role.is_machine())?;
-            let backing = Arc::clone(control.programs.backing(name)?);
-            let log = control.dir.as_ref()?.log(name);
-            Some((name.clone(), Machine { ns: Arc::clone(ns), backing, log }))
-        });
+        let former = self.view();
+        let machines = if Arc::ptr_eq(&former.blueprint, &control.blueprint) && !machines_change {
+            Arc::clone(&former.machines)
+        } else {
+            Arc::new(machines(control))
+        };
         self.view.store(Arc::new(View {
             origin: control.file.origin.clone(),
             topology: Arc::clone(&control.topology),
+            source: Arc::clone(&control.source),
             state: Arc::new(control.state.clone()),
-            blueprint: Arc::new(control.blueprint.clone()),
-            machines: Arc::new(machines.collect()),
+            blueprint: Arc::clone(&control.blueprint),
+            machines,
             keys: Arc::new(control.keys.clone()),
         }));
     }
@@ -456,13 +471,12 @@ impl Lab {
         // What tunnels accept may follow the ranges; namespaces and devices never do.
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
-        let accepted = Accepted { file: control.file.clone(), state: state.clone(), keys: keys.clone() };
-        store::save(&dir, &accepted)?;
+        store::save(&dir, &control.file, &state, &keys)?;
         if let Err(error) = self.shared.tunnels().set(setups, monotonic()) {
             tracing::error!(lab = %self.name, %error, "a tunnel could not be set up");
         }
         (control.state, control.keys) = (state, keys);
-        self.publish(&control, snapshot);
+        self.publish(&control, snapshot, false);
         if let Some(worker) = self.workers.first() {
             worker.wake();
         }
@@ -491,7 +505,7 @@ impl Lab {
         let effects = control.state.step(event, monotonic());
         if effects.iter().any(|effect| matches!(effect, Effect::Recompile(_))) {
             let snapshot = control.state.snapshot();
-            self.publish(&control, snapshot);
+            self.publish(&control, snapshot, false);
         }
     }
 
@@ -517,6 +531,17 @@ impl Lab {
         self.view.store(Arc::new(View { machines: Arc::default(), ..View::clone(&view) }));
         outcome.and_then(|()| dir.remove())
     }
+}
+
+/// What programs can enter.
+fn machines(control: &Control) -> BTreeMap<String, Machine> {
+    let machines = control.blueprint.namespaces.iter().filter_map(|(name, namespace)| {
+        let ns = control.site.namespace(name).filter(|_| namespace.role.is_machine())?;
+        let backing = Arc::clone(control.programs.backing(name)?);
+        let log = control.dir.as_ref()?.log(name);
+        Some((name.clone(), Machine { ns: Arc::clone(ns), backing, log }))
+    });
+    machines.collect()
 }
 
 fn start_workers(

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use vnet_api::TopologyFile;
 use vnet_fabric::control::State;
+use vnet_router::SessionMemory;
 
 use super::keys::Keys;
+use super::records::{RECORD_BYTES, Records};
 use crate::host::error::HostError;
 use crate::host::state_dir::StateDir;
 
@@ -14,7 +16,7 @@ const ACCEPTED: &str = "accepted.json";
 const SESSIONS: &str = "sessions";
 
 /// A lab as the next daemon finds it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Accepted {
     /// The topology file with everything that it refers to.
@@ -25,9 +27,18 @@ pub(super) struct Accepted {
     pub keys: Keys,
 }
 
-/// The accepted state, all of it replaced at once: a crash leaves the former one or this one.
-pub(super) fn save(dir: &StateDir, accepted: &Accepted) -> Result<(), HostError> {
-    dir.save(ACCEPTED, VERSION, accepted)
+/// What is to be stored, as [`Accepted`] reads it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepting<'a> {
+    file: &'a TopologyFile,
+    state: &'a State,
+    keys: &'a Keys,
+}
+
+/// Stores what is accepted, all of it replaced at once: a crash leaves the former one or this one.
+pub(super) fn save(dir: &StateDir, file: &TopologyFile, state: &State, keys: &Keys) -> Result<(), HostError> {
+    dir.save(ACCEPTED, VERSION, &Accepting { file, state, keys })
 }
 
 /// What was accepted last; `None` for a lab whose first `up` did not get that far.
@@ -36,7 +47,9 @@ pub(super) fn load(dir: &StateDir) -> Result<Option<Accepted>, HostError> {
 }
 
 /// Records of `count` sessions in memory that outlives the daemon.
-pub(super) fn sessions(dir: &StateDir, count: usize) -> Result<super::records::Records, HostError> {
-    let region = dir.region(SESSIONS, count * super::records::RECORD_BYTES)?;
-    Ok(super::records::Records::new(region))
+pub(super) fn sessions(dir: &StateDir, count: usize) -> Result<SessionMemory, HostError> {
+    let region = dir.region(SESSIONS, count * RECORD_BYTES)?;
+    let is_unused = region.is_fresh();
+    let records = Records::new(region);
+    Ok(if is_unused { SessionMemory::unused(records) } else { SessionMemory::new(records) })
 }

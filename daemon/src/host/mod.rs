@@ -9,6 +9,7 @@ pub mod enter;
 pub mod error;
 pub mod exec;
 pub mod link;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -266,10 +266,15 @@ impl SharedRegion {
     }
 }
 
-/// As [`replace`], and on the disk when it returns.
+/// As [`replace`], and the bytes are on the disk when it returns.
 fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let is_new = !path.exists();
     replace_with(path, bytes, mode, File::sync_all)?;
-    // The new name is on the disk only when its folder is.
+    // A new name is on the disk only when its folder is. Of a file that takes another's place a power failure leaves one of
+    // the two, whole.
+    if !is_new {
+        return Ok(());
+    }
     let folder = path.parent().unwrap_or(Path::new("/"));
     File::open(folder).and_then(|folder| folder.sync_all()).on("flush", folder.display())
 }

@@ -108,7 +108,21 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
         for record in &mut records[capacity..] {
             record.free();
         }
-        let mut table = SessionTable {
+        let used = records[..capacity].iter().rposition(|record| !record.is_free());
+        let mut table = SessionTable::open_unused(records, timeouts, seed, now_s);
+        let used = used.map_or(0, |last| last as u32 + 1);
+        table.reach(used);
+        for slot in (0..used).rev() {
+            table.adopt(slot, now_s);
+        }
+        table
+    }
+
+    /// As [`SessionTable::open_region`], over records that are all free. None of them is looked at, so that memory nobody has
+    /// touched stays so.
+    pub fn open_unused(records: R, timeouts: Timeouts, seed: u64, now_s: u32) -> SessionTable<R> {
+        let capacity = records.len().min((NIL / 2) as usize);
+        SessionTable {
             records,
             capacity,
             hash: TupleHash::new(seed),
@@ -125,14 +139,7 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
             counts: [0; FlowState::ALL.len() + 1],
             bindings: Bindings::default(),
             discarded: 0,
-        };
-        let used = table.records[..capacity].iter().rposition(|record| !record.is_free());
-        let used = used.map_or(0, |last| last as u32 + 1);
-        table.reach(used);
-        for slot in (0..used).rev() {
-            table.adopt(slot, now_s);
         }
-        table
     }
 
     /// Sessions in the table.
@@ -305,7 +312,7 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     /// Tells sessions when their last packet came, in seconds, where `seen` knows of a later one than they do.
     pub fn refresh(&mut self, mut seen: impl FnMut(&SessionRecord) -> Option<u32>) {
-        for record in self.records[..self.capacity].iter_mut().filter(|record| !record.is_free()) {
+        for record in self.records[..self.fresh as usize].iter_mut().filter(|record| !record.is_free()) {
             if let Some(seen_s) = seen(record).filter(|seen_s| *seen_s > record.last_seen_s()) {
                 record.see(SessionSide::Original, TcpFlags::default(), seen_s);
             }
@@ -314,7 +321,7 @@ impl<R: DerefMut<Target = [SessionRecord]>> SessionTable<R> {
 
     /// Every session, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &SessionRecord> {
-        self.records[..self.capacity].iter().filter(|record| !record.is_free())
+        self.records[..self.fresh as usize].iter().filter(|record| !record.is_free())
     }
 
     /// The records, as for flushing them to disk.

@@ -26,7 +26,7 @@ fn new(number: u16, protocol: Protocol) -> NewSession {
 }
 
 fn table(capacity: usize) -> SessionTable<Vec<SessionRecord>> {
-    SessionTable::open_region(vec![SessionRecord::FREE; capacity], Timeouts::default(), 1, 1_000)
+    SessionTable::open_unused(vec![SessionRecord::FREE; capacity], Timeouts::default(), 1, 1_000)
 }
 
 fn establish(table: &mut SessionTable<Vec<SessionRecord>>, number: u16, now_s: u32) -> SessionRef {

@@ -6,6 +6,7 @@ mod firewall;
 mod gateways;
 mod latency;
 mod peering;
+mod reroute;
 mod routes;
 mod security;
 mod sites;
@@ -34,6 +35,7 @@ use crate::snapshot::{
 };
 use crate::trace::{RuleId, RuleRef};
 
+pub(crate) use reroute::with_routes;
 pub(crate) use routes::{describe as describe_next_hop, next_hop_type};
 pub(crate) use tunnels::tunnel_names;
 

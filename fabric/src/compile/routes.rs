@@ -16,7 +16,7 @@ use crate::snapshot::routes::{Absent, Layer, NextHop, Route, RouteSource, Subnet
 /// The private ranges that lead nowhere unless something else has them.
 const RESERVED: [&str; 4] = ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"];
 
-fn default_route(v4: bool) -> IpNet {
+pub(super) fn default_route(v4: bool) -> IpNet {
     if v4 { IpNet::V4(Default::default()) } else { IpNet::V6(Default::default()) }
 }
 
@@ -63,10 +63,10 @@ impl Beaten {
 }
 
 /// A route table's routes.
-struct UserLayer {
-    routes: Layer,
+pub(super) struct UserLayer {
+    pub(super) routes: Layer,
     /// Those that lost to another of the table for the same prefix.
-    lost: Option<Arc<[Route]>>,
+    pub(super) lost: Option<Arc<[Route]>>,
 }
 
 impl Builder<'_> {
@@ -114,7 +114,7 @@ impl Builder<'_> {
 
     /// Where several routes are for one prefix, an explicit one stands before a service tag, a tag of a region before one of
     /// all regions, and AzureCloud behind all others.
-    fn user_layer(&mut self, table: &str, model: &RouteTable) -> UserLayer {
+    pub(super) fn user_layer(&mut self, table: &str, model: &RouteTable) -> UserLayer {
         let mut all: Vec<(u8, Route)> = Vec::new();
         for route in &model.routes {
             let next_hop = user_next_hop(route);

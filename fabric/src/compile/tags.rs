@@ -9,7 +9,7 @@ use vnet_config::model::{AddressSpec, FirewallRule, RoutePrefix, RouteTable, Tag
 use super::Builder;
 use super::routes::reserved_prefixes;
 use crate::snapshot::PLATFORM_ADDRESS;
-use crate::snapshot::lpm::subtract;
+use crate::snapshot::lpm::{covers, subtract};
 use crate::snapshot::network::Subnet;
 use crate::snapshot::tags::Tags;
 
@@ -31,6 +31,8 @@ pub(super) struct TagPlace {
 pub(super) struct KnownTags {
     by_place: HashMap<TagPlace, Arc<Tags>>,
     internet: HashMap<usize, Arc<[IpNet]>>,
+    /// Public addresses, whoever has them.
+    public: Option<Arc<[IpNet]>>,
     published: Option<Arc<HashMap<String, Vec<IpNet>>>>,
 }
 
@@ -90,7 +92,7 @@ impl Builder<'_> {
     }
 
     /// The prefixes of a route table, with those that its service tags stand for.
-    fn user_prefixes(&self, table: &RouteTable) -> Vec<IpNet> {
+    pub(super) fn user_prefixes(&self, table: &RouteTable) -> Vec<IpNet> {
         let with_default =
             self.topology.semantics.virtual_network_tag_default_route == TagDefaultRoute::Include;
         let mut prefixes = Vec::new();
@@ -112,15 +114,10 @@ impl Builder<'_> {
         if let Some(known) = self.tags.internet.get(&network) {
             return known.clone();
         }
-        let special = NOT_PUBLIC
-            .iter()
-            .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes"));
-        let excluded: Vec<IpNet> = reserved_prefixes().chain(special).chain(self.inside(network)).collect();
-        let everything = [
-            IpNet::V4(Default::default()),
-            "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
-        ];
-        let internet: Arc<[IpNet]> = subtract(&everything, &excluded).into();
+        let public = self.tags.public.get_or_insert_with(public).clone();
+        let inside = self.inside(network);
+        let takes_part = |range: &IpNet| public.iter().any(|net| covers(net, range) || covers(range, net));
+        let internet = if inside.iter().any(takes_part) { subtract(&public, &inside).into() } else { public };
         self.tags.internet.insert(network, internet.clone());
         internet
     }
@@ -149,6 +146,19 @@ impl Builder<'_> {
     }
 }
 
+/// Every public address.
+fn public() -> Arc<[IpNet]> {
+    let special = NOT_PUBLIC
+        .iter()
+        .map(|text| text.parse::<IpNet>().expect("the special ranges are well-formed prefixes"));
+    let excluded: Vec<IpNet> = reserved_prefixes().chain(special).collect();
+    let everything = [
+        IpNet::V4(Default::default()),
+        "2000::/3".parse().expect("the global unicast range is a well-formed prefix"),
+    ];
+    subtract(&everything, &excluded).into()
+}
+
 fn security_specs(topology: &Topology) -> impl Iterator<Item = &AddressSpec> {
     let rules = topology.network_security_groups.values().flat_map(|group| &group.security_rules);
     rules.flat_map(|rule| rule.source_address_prefixes.iter().chain(&rule.destination_address_prefixes))
@@ -164,7 +174,7 @@ fn firewall_specs(topology: &Topology) -> impl Iterator<Item = &AddressSpec> {
     rules.flat_map(|rule| rule.source_addresses.iter().chain(&rule.destination_addresses))
 }
 
-fn unique(mut prefixes: Vec<IpNet>) -> Arc<[IpNet]> {
+pub(super) fn unique(mut prefixes: Vec<IpNet>) -> Arc<[IpNet]> {
     prefixes.sort();
     prefixes.dedup();
     prefixes.into()

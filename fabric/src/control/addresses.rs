@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ enum Family {
 /// Addresses that Azure chose, by owner: `web/eth0`, `fw`, `hub-vpn/0`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Allocations(BTreeMap<String, Vec<IpAddr>>);
+pub struct Allocations(Arc<BTreeMap<String, Vec<IpAddr>>>);
 
 /// One that needs addresses.
 struct Request<'a> {
@@ -48,7 +49,7 @@ impl Allocations {
         let mut kept = BTreeMap::new();
         for request in &requests {
             let taken = used.entry(request.subnet).or_default();
-            let mut own = self.0.remove(&request.owner).unwrap_or_default();
+            let mut own = self.0.get(&request.owner).cloned().unwrap_or_default();
             own.retain(|address| still_fits(request, *address) && taken.insert(*address));
             kept.insert(request.owner.clone(), own);
         }
@@ -63,7 +64,9 @@ impl Allocations {
             }
         }
         kept.retain(|_, addresses| !addresses.is_empty());
-        self.0 = kept;
+        if *self.0 != kept {
+            self.0 = Arc::new(kept);
+        }
     }
 }
 

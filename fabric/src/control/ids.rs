@@ -1,21 +1,23 @@
 //! Handles by name: given out in the order of first use, never changed and never reused in the lab's life.
 
+use std::sync::Arc;
+
 use indexmap::IndexSet;
 use serde::{Deserialize, Serialize};
 use vnet_dataplane::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 
 use crate::trace::RuleId;
 
-/// Names in the order of their handles.
+/// Names in the order of their handles. States that differ in other things share them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Interner(IndexSet<String>);
+struct Interner(Arc<IndexSet<String>>);
 
 impl Interner {
     fn get(&mut self, name: &str) -> u32 {
         let index = match self.0.get_index_of(name) {
             Some(index) => index,
-            None => self.0.insert_full(name.to_owned()).0,
+            None => Arc::make_mut(&mut self.0).insert_full(name.to_owned()).0,
         };
         u32::try_from(index).expect("a lab has fewer than 2^32 objects of a kind")
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vnet_config::model::Topology;
+use vnet_config::{ChangedEntry, Section};
 use vnet_dataplane::Nanos;
 
 pub use addresses::Allocations;
@@ -39,7 +40,7 @@ pub struct State {
     /// Private addresses that were allocated dynamically.
     pub addresses: Allocations,
     /// Each half of each peering, by `LOCAL -> REMOTE`.
-    pub peerings: BTreeMap<String, PeeringStatus>,
+    pub peerings: Arc<BTreeMap<String, PeeringStatus>>,
     /// Tunnel ends by name, as the gateways report them.
     pub tunnels: BTreeMap<String, TunnelStatus>,
     /// Routes learned by gateways, by the gateway's name.
@@ -50,6 +51,9 @@ pub struct State {
     /// What the last event that changed anything has come to.
     #[serde(skip)]
     compiled: Option<Arc<Snapshot>>,
+    /// Whether another apply of the same file would change nothing but the epoch.
+    #[serde(skip)]
+    is_settled: bool,
 }
 
 impl Default for State {
@@ -59,11 +63,12 @@ impl Default for State {
             epoch: 0,
             ids: Ids::default(),
             addresses: Allocations::default(),
-            peerings: BTreeMap::new(),
+            peerings: Arc::default(),
             tunnels: BTreeMap::new(),
             learned: BTreeMap::new(),
             topology: None,
             compiled: None,
+            is_settled: false,
         }
     }
 }
@@ -90,6 +95,16 @@ pub enum Event {
     /// The file whose requests are made as Azure takes them: a Disconnected half stays so and changed ranges are not in
     /// sync. It has been validated, and [`State::refusals`] has none.
     ApplyAsAzure(Arc<Topology>),
+    /// As [`Event::Apply`], of a file that differs from `former` in one entry alone. Where `former` is what was accepted last, it
+    /// takes the time of the entry.
+    ApplyEntry {
+        /// The file to be reached. It has been validated.
+        topology: Arc<Topology>,
+        /// The file that it differs from.
+        former: Arc<Topology>,
+        /// Where.
+        entry: ChangedEntry,
+    },
     /// A tunnel end got its session.
     TunnelUp {
         /// Name of the tunnel end.
@@ -196,6 +211,9 @@ impl State {
         match event {
             Event::Apply(topology) => self.apply(topology, Manner::Reach),
             Event::ApplyAsAzure(topology) => self.apply(topology, Manner::AsAzure),
+            Event::ApplyEntry { topology, former, entry } => self
+                .reroute(&topology, &former, &entry)
+                .unwrap_or_else(|| self.apply(topology, Manner::Reach)),
             Event::TunnelUp { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connected),
             Event::TunnelDown { tunnel, reason } => {
                 self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason))
@@ -220,7 +238,9 @@ impl State {
     fn apply(&mut self, topology: Arc<Topology>, manner: Manner) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.addresses.converge(&topology);
-        effects.extend(peering::converge(&mut self.peerings, self.topology.as_deref(), &topology, manner));
+        let peerings = Arc::make_mut(&mut self.peerings);
+        effects.extend(peering::converge(peerings, self.topology.as_deref(), &topology, manner));
+        self.is_settled = manner == Manner::Reach;
         self.learned.retain(|gateway, _| topology.virtual_network_gateways.contains_key(gateway));
         for routes in self.learned.values_mut() {
             routes.retain(|route| topology.connections.contains_key(&route.connection));
@@ -229,6 +249,30 @@ impl State {
         effects.extend(self.converge_tunnels());
         effects.push(self.recompile(ChangedLayer::Topology));
         effects
+    }
+
+    /// Takes a file that differs in the routes of one table from the one that was accepted last: nothing but the routes of the
+    /// table's subnets follows from that. None where more may, and then nothing has been done.
+    fn reroute(
+        &mut self,
+        topology: &Arc<Topology>,
+        former: &Arc<Topology>,
+        entry: &ChangedEntry,
+    ) -> Option<Vec<Effect>> {
+        let is_last = self.topology.as_ref().is_some_and(|accepted| Arc::ptr_eq(accepted, former));
+        if entry.section != Section::RouteTables || !is_last || !self.is_settled {
+            return None;
+        }
+        let compiled = self.compiled.clone().filter(|compiled| compiled.epoch() == self.epoch)?;
+        let epoch = self.epoch + 1;
+        let mut ids = std::mem::take(&mut self.ids);
+        let snapshot =
+            compile::with_routes(&compiled, (former, topology), self, &mut ids, &entry.name, epoch);
+        self.ids = ids;
+        self.compiled = Some(Arc::new(snapshot?));
+        self.epoch = epoch;
+        self.topology = Some(Arc::clone(topology));
+        Some(vec![Effect::Recompile(vec![ChangedLayer::Topology])])
     }
 
     /// Starts tunnels that the file has anew and stops those that it lost.
@@ -285,7 +329,7 @@ impl State {
 
     fn sync_peering(&mut self, local: &str, remote: &str) -> Vec<Effect> {
         let Some(topology) = self.topology.clone() else { return Vec::new() };
-        if !peering::sync(&mut self.peerings, &topology, local, remote) {
+        if !peering::sync(Arc::make_mut(&mut self.peerings), &topology, local, remote) {
             return Vec::new();
         }
         let synced = Effect::PeeringSynced { local: local.to_owned(), remote: remote.to_owned() };

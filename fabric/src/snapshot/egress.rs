@@ -15,7 +15,7 @@ const FIRST_PORT: u16 = 1_024;
 const FIREWALL_PORTS: u16 = 2 * 2_496;
 
 /// A NAT gateway.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NatGateway {
     pub(crate) name: Arc<str>,
     /// The network whose subnets use it.
@@ -29,14 +29,14 @@ pub(crate) struct NatGateway {
 }
 
 /// The address that Azure lends to machines of a network that have no other way out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct DefaultOutbound {
     pub(crate) function: FunctionId,
     pub(crate) address: IpAddr,
 }
 
 /// What a firewall does with sources.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FirewallSnat {
     pub(crate) public: Vec<IpAddr>,
     /// Its instances' addresses in AzureFirewallSubnet.

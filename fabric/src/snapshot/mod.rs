@@ -41,7 +41,7 @@ pub struct RuleInfo {
 }
 
 /// Everything that decisions are made from, and that the daemon builds namespaces from.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(crate) epoch: u64,
     pub(crate) lab: Arc<str>,
@@ -85,7 +85,7 @@ pub struct Snapshot {
 }
 
 /// Targets by the names that users give.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     /// Virtual machines: their NICs, the primary first.
     pub(crate) machines: indexmap::IndexMap<Arc<str>, Vec<usize>>,

@@ -31,7 +31,7 @@ pub(crate) struct Location {
 pub(crate) type AddressMap<T> = HashMap<IpAddr, T, foldhash::fast::FixedState>;
 
 /// A virtual network.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) name: Arc<str>,
     pub(crate) ranges: Vec<IpNet>,
@@ -71,7 +71,7 @@ impl EffectiveGateway {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Subnet {
     /// `spoke1/app`.
     pub(crate) name: Arc<str>,
@@ -84,7 +84,7 @@ pub(crate) struct Subnet {
 }
 
 /// One half of a peering.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeeringHalf {
     pub(crate) local: usize,
     pub(crate) remote: usize,
@@ -101,7 +101,7 @@ pub(crate) struct PeeringHalf {
 }
 
 /// The subnets that take part in a subnet peering, as one half has them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeeredSubnets {
     /// Of the local network, by index into the snapshot's table.
     pub(crate) local: Vec<usize>,
@@ -170,7 +170,7 @@ pub(crate) fn is_platform(address: IpAddr) -> bool {
     address == PLATFORM_ADDRESS || address == METADATA_ADDRESS
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Nic {
     pub(crate) port: PortId,
     pub(crate) subnet: usize,
@@ -217,7 +217,7 @@ impl Nic {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Firewall {
     pub(crate) name: Arc<str>,
     pub(crate) port: PortId,
@@ -229,7 +229,7 @@ pub(crate) struct Firewall {
     pub(crate) location: Location,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Gateway {
     pub(crate) name: Arc<str>,
     pub(crate) network: usize,
@@ -264,7 +264,7 @@ pub(crate) struct PathTunnel {
 }
 
 /// One end of a tunnel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tunnel {
     pub(crate) spec: TunnelSpec,
     pub(crate) end: TunnelEnd,
@@ -293,7 +293,7 @@ pub(crate) enum TunnelEnd {
 }
 
 /// A site with a built-in VPN device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Site {
     pub(crate) name: Arc<str>,
     pub(crate) ranges: Vec<IpNet>,

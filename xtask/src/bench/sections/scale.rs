@@ -28,7 +28,7 @@ pub(crate) const SCALE: Section = Section {
         Figure::less("idle_cpu_percent", "idle daemon (% of a core)"),
         Figure::less("idle_kib_per_machine", "memory (KiB/machine)"),
     ],
-    pairs: &[("vnetd", "bare")],
+    pairs: &[("vnetd", "bare"), ("vnetd-offload", "bare")],
     aims: &[
         Aim::ratio("up_s", "vnetd", "bare", Bound::AtMost(4.0)),
         Aim::one("apply_ms", "vnetd", Bound::AtMost(20.0)),
@@ -36,6 +36,9 @@ pub(crate) const SCALE: Section = Section {
         Aim::one("down_s", "vnetd", Bound::AtMost(1.0)),
         Aim::one("idle_cpu_percent", "vnetd", Bound::AtMost(1.0)),
         Aim::one("idle_kib_per_machine", "vnetd", Bound::AtMost(64.0)),
+        Aim::ratio("up_s", "vnetd-offload", "bare", Bound::AtMost(4.0)),
+        Aim::one("apply_ms", "vnetd-offload", Bound::AtMost(20.0)),
+        Aim::one("down_s", "vnetd-offload", Bound::AtMost(1.0)),
     ],
     is_quick: false,
     measure,
@@ -52,43 +55,51 @@ fn measure(bench: &Bench) -> Result<Samples> {
     let mut samples = Samples::default();
     let rounds = bench.plan.rounds.min(ROUNDS_MAX);
     for round in 0..rounds {
-        samples.add("bare", "up_s", bare_namespaces(bench)?);
+        let (up, down) = bare_namespaces(bench)?;
+        samples.add("bare", "up_s", up);
+        samples.add("bare", "down_s", down);
         wait_calm()?;
-        one_round(bench, &mut samples)?;
-        wait_calm()?;
+        let mut paths = [("vnetd", Offload::Off), ("vnetd-offload", Offload::Kernel)];
+        if round % 2 == 1 {
+            paths.reverse();
+        }
+        for (path, offload) in paths {
+            one_round(bench, &mut samples, path, offload)?;
+            wait_calm()?;
+        }
         println!("round {} of {rounds}", round + 1);
     }
-    Ok(samples.in_order(["vnetd", "bare"].into_iter()))
+    Ok(samples.in_order(["vnetd", "vnetd-offload", "bare"].into_iter()))
 }
 
-fn one_round(bench: &Bench, samples: &mut Samples) -> Result<()> {
-    let folder = bench.folder().join("scale");
-    let mut lab = idle_lab(&bench.programs, bench, "scale", &folder, Offload::Off, &[])?;
+fn one_round(bench: &Bench, samples: &mut Samples, path: &'static str, offload: Offload) -> Result<()> {
+    let folder = bench.folder().join(path);
+    let mut lab = idle_lab(&bench.programs, bench, "scale", &folder, offload, &[])?;
     lab.daemon().run()?;
     let pid = lab.daemon().pid()?;
     let empty = resident_bytes(pid)?;
     let topologies = ["None", "Internet"].map(|hop| scale::topology_with_route(NETWORKS, hop));
     let started = Instant::now();
     lab.up(&topologies[0])?.ok()?;
-    samples.add("vnetd", "up_s", started.elapsed().as_secs_f64());
+    samples.add(path, "up_s", started.elapsed().as_secs_f64());
     wait_calm()?;
     for change in 1..=CHANGES {
         let started = Instant::now();
         lab.apply(&topologies[change % 2])?.ok()?;
-        samples.add("vnetd", "apply_ms", started.elapsed().as_secs_f64() * 1e3);
+        samples.add(path, "apply_ms", started.elapsed().as_secs_f64() * 1e3);
     }
-    samples.add("vnetd", "matrix_s", matrix(&lab)?);
+    samples.add(path, "matrix_s", matrix(&lab)?);
     wait_calm()?;
     let (before, started) = (Usage::read(&[pid])?, Instant::now());
     std::thread::sleep(IDLE);
     let spent = Usage::read(&[pid])? - before;
     let share = spent.carriers_ns as f64 / started.elapsed().as_nanos() as f64;
-    samples.add("vnetd", "idle_cpu_percent", share * 100.0);
+    samples.add(path, "idle_cpu_percent", share * 100.0);
     let grown = resident_bytes(pid)?.saturating_sub(empty);
-    samples.add("vnetd", "idle_kib_per_machine", grown as f64 / 1024.0 / NETWORKS as f64);
+    samples.add(path, "idle_kib_per_machine", grown as f64 / 1024.0 / NETWORKS as f64);
     let started = Instant::now();
     lab.down()?;
-    samples.add("vnetd", "down_s", started.elapsed().as_secs_f64());
+    samples.add(path, "down_s", started.elapsed().as_secs_f64());
     lab.daemon().stop()?;
     Ok(())
 }
@@ -103,8 +114,8 @@ fn matrix(lab: &Lab) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Named namespaces with a persistent TUN in each, made one after another; they go before this returns.
-fn bare_namespaces(bench: &Bench) -> Result<f64> {
+/// Named namespaces with a persistent TUN in each, made one after another, and their names taken away again: what both took.
+fn bare_namespaces(bench: &Bench) -> Result<(f64, f64)> {
     // `ip` has made the folder with the propagation that named namespaces want.
     let _folder = Namespace::new(&bench.prefix, "first")?;
     let names: Vec<String> =
@@ -119,13 +130,14 @@ fn bare_namespaces(bench: &Bench) -> Result<f64> {
         Ok(started.elapsed().as_secs_f64())
     });
     let outcome = made.join().map_err(|_| anyhow!("the thread that makes namespaces panicked"))?;
+    let started = Instant::now();
     for name in &names {
         let _ = umount2(name.as_str(), MntFlags::MNT_DETACH);
         let _ = fs::remove_file(name);
     }
-    let seconds = outcome?;
+    let (made, gone) = (outcome?, started.elapsed().as_secs_f64());
     ensure!(names.iter().all(|name| !fs::exists(name).unwrap_or(true)), "namespaces stay behind");
-    Ok(seconds)
+    Ok((made, gone))
 }
 
 fn make_bare(name: &str) -> Result<()> {
