@@ -1,9 +1,11 @@
 //! What a lab leaves on the host: nothing, whatever happened on the way.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
-use vnet_integration::Scene;
 use vnet_integration::host::{HostState, remains_of};
 use vnet_integration::suite::Lab;
+use vnet_integration::{Scene, wait_until};
 
 use crate::{peering, story};
 
@@ -97,7 +99,9 @@ fn crashes_are_mended(scene: &Scene) -> Result<()> {
             ensure!(step > 10, "only {step} steps can fail");
             return Ok(());
         }
-        ensure!(!daemon.is_alive(), "step {step}: the daemon shall have ended: {output:?}");
+        // Its connections close a moment before it has ended.
+        let ended = wait_until("the daemon ends", Duration::from_secs(10), || Ok(!daemon.is_alive()));
+        ended.with_context(|| format!("step {step}: {output:?}"))?;
         daemon.kill();
         let daemon = daemon.env("VNETD_FAIL_AT", "0");
         daemon.run().with_context(|| format!("restart after a crash at step {step}"))?;
@@ -116,12 +120,11 @@ fn programs_end(scene: &Scene) -> Result<()> {
     // A marker that no other process has.
     let seconds = format!("{}", 100_000 + std::process::id());
     let mut inside = lab.spawn("a", &["sh", "-c", &format!("echo started; sleep {seconds}")])?;
-    inside.wait_for("started", std::time::Duration::from_secs(5))?;
+    inside.wait_for("started", Duration::from_secs(5))?;
     lab.down()?;
-    vnet_integration::wait_until("it ends", std::time::Duration::from_secs(5), || Ok(!inside.is_alive()))?;
+    wait_until("it ends", Duration::from_secs(5), || Ok(!inside.is_alive()))?;
     let mut listing = std::process::Command::new("ps");
-    let listing =
-        vnet_integration::process::output(listing.args(["-eo", "args"]), std::time::Duration::from_secs(5))?;
+    let listing = vnet_integration::process::output(listing.args(["-eo", "args"]), Duration::from_secs(5))?;
     ensure!(!listing.stdout.contains(&format!("sleep {seconds}")), "sleep still runs");
     Ok(())
 }
