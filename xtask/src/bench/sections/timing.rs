@@ -73,7 +73,8 @@ const RATES: &[(&str, &str, u64, u16)] = &[
     ("5 Gb/s, super-packets", "r5000", 5000, SEGMENTS),
 ];
 
-const SHAPED: &str = "
+const SHAPED: &str = "\
+name: bench
 location: eastus
 virtualNetworks:
   a: {addressSpace: [10.1.0.0/16], subnets: {s: 10.1.0.0/24}, peerings: {b: {}}}
@@ -95,7 +96,8 @@ const DELAYS: &[(&str, &str, &str, Duration)] = &[
     ("200 ms", "d200", "10.6.0.4", Duration::from_millis(200)),
 ];
 
-const DELAYED: &str = "
+const DELAYED: &str = "\
+name: bench
 location: eastus
 virtualNetworks:
   a: {addressSpace: [10.1.0.0/16], subnets: {s: 10.1.0.0/24}, peerings: {b: {}, c: {}, d: {}, e: {}, f: {}}}
@@ -185,4 +187,19 @@ fn seconds(bench: &Bench) -> Duration {
 fn take(lab: &BenchLab, from: &str, to: &str, address: &str, load: &Load) -> Result<Arrivals> {
     let lab = lab.lab();
     send(&lab.namespace(from), &lab.namespace(to), format!("{address}:{PORT}").parse()?, load)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_is_accepted() {
+        for text in [SHAPED, DELAYED] {
+            // A lab puts its own name in the place of this one.
+            assert_eq!(text.lines().filter(|line| line.starts_with("name:")).count(), 1);
+            let loaded = vnet_config::load(text, "bench.yaml", None);
+            assert!(loaded.is_ok(), "{:?}", loaded.err());
+        }
+    }
 }
