@@ -80,13 +80,13 @@ impl Workshop {
         Ok(())
     }
 
-    /// The same with a linker; the Rust toolchain is mounted when it is used.
+    /// The same with a linker and a compiler for the kernel's programs; the Rust toolchain is mounted when it is used.
     fn build_base(&self) -> Result<()> {
         if self.has(BUILD_BASE)? {
             return Ok(());
         }
         let container = self.buildah(&["from", RUN_BASE])?.ok()?.stdout.trim().to_owned();
-        let install = "apt-get update -q && apt-get install -q -y --no-install-recommends gcc libc6-dev";
+        let install = "apt-get update -q && apt-get install -q -y --no-install-recommends clang gcc libc6-dev";
         self.buildah(&[
             "run",
             "--isolation",
@@ -179,6 +179,9 @@ fn builds_and_runs(scene: &Scene) -> Result<()> {
         inside(&["vnetctl", "up", "/usr/share/vnetd/examples/hub-spoke.yaml"])?.ok()?;
         let test = inside(&["vnetctl", "test"])?.ok()?;
         ensure!(test.stdout.contains("[PASS]") && !test.stdout.contains("[FAIL]"), "{}", test.stdout);
+        // Whether a container may load programs is its host's affair; that they are built in is the image's.
+        let offload = inside(&["vnetctl", "show", "offload", "-o", "json"])?.ok()?;
+        ensure!(offload.stdout.contains("\"state\"") && !offload.stdout.contains("clang"), "{}", offload.stdout);
         inside(&["vnetctl", "down"])?.ok()?;
         Ok(())
     })();
