@@ -221,7 +221,7 @@ impl Router {
         }
         let entry = self.core.offer_of(&flow.key(), actions, flow.epoch);
         let entered = entry
-            .filter(|_| self.core.keep_sessions(flow.sessions(), None))
+            .filter(|_| self.core.are_sessions_open(flow.sessions()))
             .and_then(|entry| Some((entry, out.offload(&entry)?)));
         let Some((entry, slot)) = entered else {
             self.flows.offer_refused(id, now);

@@ -128,6 +128,18 @@ impl Core {
         alive
     }
 
+    /// Whether all of these sessions are there and past their handshake: one that opens has to see whose packets come.
+    pub(crate) fn are_sessions_open(&self, refs: &[SessionRef]) -> bool {
+        if refs.is_empty() {
+            return true;
+        }
+        let sessions = self.shared.sessions();
+        refs.iter().all(|session| {
+            let state = sessions.get(*session).map(|record| record.state());
+            matches!(state, Some(FlowState::Established | FlowState::Datagram))
+        })
+    }
+
     /// Whether all of these sessions are there and none is closing; keeps them alive if their flow was seen at `seen`.
     pub(crate) fn keep_sessions(&self, refs: &[SessionRef], seen: Option<Nanos>) -> bool {
         if refs.is_empty() {

@@ -86,7 +86,8 @@ impl Workshop {
             return Ok(());
         }
         let container = self.buildah(&["from", RUN_BASE])?.ok()?.stdout.trim().to_owned();
-        let install = "apt-get update -q && apt-get install -q -y --no-install-recommends clang gcc libc6-dev";
+        let install =
+            "apt-get update -q && apt-get install -q -y --no-install-recommends clang gcc libc6-dev";
         self.buildah(&[
             "run",
             "--isolation",
@@ -181,7 +182,11 @@ fn builds_and_runs(scene: &Scene) -> Result<()> {
         ensure!(test.stdout.contains("[PASS]") && !test.stdout.contains("[FAIL]"), "{}", test.stdout);
         // Whether a container may load programs is its host's affair; that they are built in is the image's.
         let offload = inside(&["vnetctl", "show", "offload", "-o", "json"])?.ok()?;
-        ensure!(offload.stdout.contains("\"state\"") && !offload.stdout.contains("clang"), "{}", offload.stdout);
+        ensure!(
+            offload.stdout.contains("\"state\"") && !offload.stdout.contains("clang"),
+            "{}",
+            offload.stdout
+        );
         inside(&["vnetctl", "down"])?.ok()?;
         Ok(())
     })();
