@@ -4,12 +4,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use vnet_dataplane::{
-    FiveTuple, Nanos, PortId, Protocol, Reason, SessionRecord, TunnelId, VNET_HEADER_LEN, checksum,
+    FiveTuple, Nanos, OffloadCounts, OffloadEntry, OffloadSlot, PortId, Protocol, Reason, SessionRecord,
+    TunnelId, VNET_HEADER_LEN, checksum,
 };
 use vnet_fabric::converge;
 use vnet_gateway::ConnectionStatus;
@@ -47,6 +49,11 @@ static ALLOCATOR: Counting = Counting;
 #[derive(Default)]
 struct Sink {
     frames: u64,
+    /// Flows can be replayed elsewhere; so many are.
+    replays: bool,
+    entered: u32,
+    /// How often their counts were read; they have replayed a packet each time.
+    read: Cell<u64>,
 }
 
 impl Output for Sink {
@@ -60,6 +67,18 @@ impl Output for Sink {
     }
 
     fn tunnel_changed(&mut self, _tunnel: TunnelId, _status: ConnectionStatus) {}
+
+    fn offload(&mut self, _entry: &OffloadEntry) -> Option<OffloadSlot> {
+        self.entered += u32::from(self.replays);
+        self.replays.then_some(OffloadSlot(self.entered))
+    }
+
+    fn offloaded(&self, _slot: OffloadSlot) -> Option<OffloadCounts> {
+        let packets = self.read.get() + 1;
+        self.read.set(packets);
+        let last_seen = Nanos(1_000_000_000 + packets);
+        Some(OffloadCounts { packets, bytes: 100 * packets, last_seen })
+    }
 }
 
 fn topology() -> serde_json::Value {
@@ -155,17 +174,17 @@ fn mixed() -> Vec<Vec<u8>> {
     frames
 }
 
-/// `rounds` times all frames, in batches of 64, as a worker takes them from a device.
+/// All frames in each round, a millisecond after the last, in batches of 64, as a worker takes them from a device.
 fn batches(
     router: &mut Router,
     sink: &mut Sink,
     port: PortId,
     frames: &[Vec<u8>],
-    rounds: usize,
+    rounds: Range<u64>,
     timers: bool,
 ) {
     let mut room = vec![0; 2048];
-    for round in 0..rounds as u64 {
+    for round in rounds {
         let now = Nanos(1_000_000_000 + round * 1_000_000);
         for batch in frames.chunks(64) {
             router.gather();
@@ -187,15 +206,30 @@ fn ten_thousand_packets_of_mixed_flows_allocate_nothing() {
     let (mut router, port) = lab();
     let (mut sink, frames) = (Sink::default(), mixed());
     router.begin();
-    batches(&mut router, &mut sink, port, &frames, 2, true);
+    batches(&mut router, &mut sink, port, &frames, 0..2, true);
     let (before, written, received) = (ASKED.get(), sink.frames, router.ledger().balance().received);
-    batches(&mut router, &mut sink, port, &frames, 25, true);
+    batches(&mut router, &mut sink, port, &frames, 2..27, true);
     // The buffer that stands for the worker's.
     assert_eq!(ASKED.get() - before, 1, "allocations of {} packets", frames.len() * 25);
     assert_eq!(router.ledger().balance().received - received, 10_000);
     // Of 400 packets a round, a hundred are dropped and two hundred joined in pairs, but for pairs that two batches share.
     let written = (sink.frames - written) / 25;
     assert!((200..220).contains(&written), "{written} writes a round");
+}
+
+/// The same once the kernel replays flows: offers are made when a flow is first looked at, what it counts is merged for good.
+#[test]
+fn merging_what_is_replayed_elsewhere_allocates_nothing() {
+    let (mut router, port) = lab();
+    let (mut sink, frames) = (Sink { replays: true, ..Sink::default() }, mixed());
+    router.begin();
+    batches(&mut router, &mut sink, port, &frames, 0..3_000, true);
+    assert_eq!(sink.entered, 100, "flows of two hundred that are only to be delivered");
+    let (before, read) = (ASKED.get(), sink.read.get());
+    batches(&mut router, &mut sink, port, &frames, 3_000..4_000, true);
+    assert_eq!(ASKED.get() - before, 1, "allocations");
+    assert!(sink.read.get() - read >= 300, "{} reads of counts", sink.read.get() - read);
+    assert_eq!(sink.entered, 100);
 }
 
 /// Whoever holds every lock that workers share does not keep a packet of a known flow from going its way. It can't look
@@ -205,13 +239,13 @@ fn a_known_flow_takes_no_lock() {
     let (mut router, port) = lab();
     let (mut sink, frames) = (Sink::default(), mixed());
     router.begin();
-    batches(&mut router, &mut sink, port, &frames, 2, true);
+    batches(&mut router, &mut sink, port, &frames, 0..2, true);
     let shared = Arc::clone(router.shared());
     let all = (shared.sessions(), shared.tunnels(), shared.drops(), shared.rates());
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let before = sink.frames;
-        batches(&mut router, &mut sink, port, &frames, 25, false);
+        batches(&mut router, &mut sink, port, &frames, 2..27, false);
         done.send(sink.frames - before).expect("the test waits");
     });
     let written = wait.recv_timeout(Duration::from_secs(60)).expect("no packet waits for a lock");
