@@ -49,6 +49,10 @@ pub struct Args {
     /// 0 lets it sleep at once.
     #[arg(long, env = "VNETD_SPIN", value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u16).range(..=1000))]
     pub spin: u16,
+    /// Microseconds for which a worker leaves its devices alone after a batch of a flood of small packets, so that more of them
+    /// come at once and their readers have the processor meanwhile; 0 lets it go on at once.
+    #[arg(long, env = "VNETD_PAUSE", value_name = "US", default_value_t = 100, value_parser = clap::value_parser!(u16).range(..=1000))]
+    pub pause: u16,
     /// Most flows, one for each direction, that a worker holds.
     #[arg(long, env = "VNETD_FLOWS_MAX", value_name = "N", default_value_t = 1 << 20)]
     pub flows_max: usize,

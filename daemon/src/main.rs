@@ -16,6 +16,7 @@ use vnetd::logging::{self, LogControl};
 use vnetd::metrics::Metrics;
 use vnetd::notify;
 use vnetd::offload;
+use vnetd::worker::Patience;
 
 /// How long work that is under way may take when the daemon ends.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -60,7 +61,10 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         workers: args.workers.map_or_else(default_workers, usize::from),
         offloads: args.offloads,
         sessions_max: args.sessions_max,
-        spin: std::time::Duration::from_micros(args.spin.into()),
+        patience: Patience {
+            spin: std::time::Duration::from_micros(args.spin.into()),
+            pause: std::time::Duration::from_micros(args.pause.into()),
+        },
         router: RouterOptions {
             flows_max: args.flows_max,
             coalesce: args.coalesce,

@@ -9,8 +9,13 @@ use crate::lab::Daemon;
 use crate::process;
 
 /// Each with what switches it off.
-pub const OFF: &[(&str, &str)] =
-    &[("VNETD_OFFLOADS", "none"), ("VNETD_OFFLOAD", "off"), ("VNETD_COALESCE", "false"), ("VNETD_SPIN", "0")];
+pub const OFF: &[(&str, &str)] = &[
+    ("VNETD_OFFLOADS", "none"),
+    ("VNETD_OFFLOAD", "off"),
+    ("VNETD_COALESCE", "false"),
+    ("VNETD_SPIN", "0"),
+    ("VNETD_PAUSE", "0"),
+];
 
 /// Options that make nothing faster.
 const OTHERS: &[&str] = &[

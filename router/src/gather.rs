@@ -32,6 +32,8 @@ pub(crate) struct Gather {
     /// Whether packets may wait: somebody will call [`Core::flush_gathered`].
     open: bool,
     waiting: usize,
+    /// A packet was joined to one that waited.
+    joined: bool,
     /// The flow that gives way next.
     next: usize,
 }
@@ -44,9 +46,15 @@ impl Gather {
         Gather { flows: (0..FLOWS_MAX).map(|_| gathered()).collect(), ..Gather::default() }
     }
 
-    /// Lets packets wait from now on, or no more.
-    pub(crate) fn set_open(&mut self, open: bool) {
-        self.open = open && !self.flows.is_empty();
+    /// Lets packets wait from now on.
+    pub(crate) fn open(&mut self) {
+        self.open = !self.flows.is_empty();
+    }
+
+    /// Lets packets wait no more. Whether some were joined since the last call.
+    pub(crate) fn close(&mut self) -> bool {
+        self.open = false;
+        std::mem::take(&mut self.joined)
     }
 
     /// Where earlier packets of this one's flow wait.
@@ -71,6 +79,7 @@ impl Core {
         let earlier = self.gather.of(packet, port);
         if let Some(index) = earlier {
             if self.gather.flows[index].push(packet) {
+                self.gather.joined = true;
                 return true;
             }
             self.flush_flow(index, out);

@@ -163,13 +163,14 @@ impl Router {
 
     /// Lets packets that neighbours may follow wait from now on, until [`Router::flush_gathered`] writes them together.
     pub fn gather(&mut self) {
-        self.core.gather.set_open(true);
+        self.core.gather.open();
     }
 
-    /// Writes what has waited. Nothing waits any more, until [`Router::gather`] is called again.
-    pub fn flush_gathered(&mut self, out: &mut impl Output) {
+    /// Writes what has waited. Nothing waits any more, until [`Router::gather`] is called again. Whether packets were joined
+    /// to others since then.
+    pub fn flush_gathered(&mut self, out: &mut impl Output) -> bool {
         self.core.flush_gathered(out);
-        self.core.gather.set_open(false);
+        self.core.gather.close()
     }
 
     fn route(&mut self, mut packet: Packet<'_>, now: Nanos, out: &mut impl Output) {

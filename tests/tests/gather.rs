@@ -217,6 +217,35 @@ fn sixty_four_datagrams_are_one_write() {
 }
 
 #[test]
+fn it_is_told_whether_packets_were_joined() {
+    let port = Fabric::build(&topology()).expect("the topology is accepted").port_of("ma");
+    let (mut router, mut wires) = (router(true), Wires::default());
+    let datagram = Sent {
+        to: 5,
+        source_port: 4_000,
+        tcp: false,
+        payload: 64,
+        partial: true,
+        dont_fragment: true,
+        id_step: 0,
+        ttl: 64,
+        flags: 0,
+    };
+    let other = Sent { source_port: 4_001, ..datagram.clone() };
+    for (batch, joined) in [
+        (vec![datagram.clone(); 2], true),
+        (vec![datagram.clone(), other], false),
+        (vec![datagram; 100], true),
+    ] {
+        router.gather();
+        for mut frame in frames(&batch) {
+            router.input(port, &mut frame, NOW, &mut wires);
+        }
+        assert_eq!(router.flush_gathered(&mut wires), joined, "{} datagrams", batch.len());
+    }
+}
+
+#[test]
 fn a_lone_packet_keeps_its_partial_checksum() {
     let fabric = Fabric::build(&topology()).expect("the topology is accepted");
     let lone = Sent {

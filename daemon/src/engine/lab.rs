@@ -556,7 +556,7 @@ fn start_workers(
             let own = RouterOptions { offload: kernel.is_some(), ..options.router };
             let router = Router::new(Arc::clone(shared), own, rand::random());
             let thread = format!("vnet-{index}-{name}");
-            Worker::start(name, &thread, router, kernel.cloned(), changes.clone(), options.spin).map_err(
+            Worker::start(name, &thread, router, kernel.cloned(), changes.clone(), options.patience).map_err(
                 |source| HostError::Io {
                     action: "start worker",
                     object: format!("{index} of lab {name}"),

@@ -37,7 +37,7 @@ use crate::host::error::HostError;
 use crate::host::state_dir::{self, StateDir};
 use crate::host::sweep;
 use crate::io::tun::Offloads;
-use crate::worker::{KernelHost, TunnelChange, monotonic};
+use crate::worker::{KernelHost, Patience, TunnelChange, monotonic};
 
 use build::Report;
 use input::Input;
@@ -54,8 +54,8 @@ pub struct Options {
     pub offloads: Offloads,
     /// Sessions of each lab.
     pub sessions_max: usize,
-    /// How long a worker looks for the next packet before it sleeps; not at all if zero.
-    pub spin: std::time::Duration,
+    /// How long workers wait for packets that are about to come.
+    pub patience: Patience,
     /// Bounds and switches of the router.
     pub router: RouterOptions,
     /// What carries plain flows in the kernel, or why nothing does.

@@ -6,6 +6,7 @@
 mod clock;
 mod io;
 mod kernel_flows;
+mod pause;
 mod poller;
 mod punctual;
 mod spin;
@@ -26,6 +27,7 @@ pub use kernel_flows::{KernelFlows, KernelHost};
 use crate::io::tun::{FRAME_BYTES_MAX, TunQueue};
 use crate::io::udp::UdpPort;
 use io::{Bound, Ports};
+use pause::Pause;
 use poller::{Poller, Ready, Waker};
 use spin::Spin;
 
@@ -73,6 +75,15 @@ pub struct WorkerStats {
     pub batches: AtomicU64,
 }
 
+/// How long a worker waits for packets that are about to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// It looks for the next packet for so long before it sleeps, where packets come one after the other; zero: never.
+    pub spin: Duration,
+    /// It leaves its devices alone for so long after a batch of a flood; zero: never.
+    pub pause: Duration,
+}
+
 /// A running worker. Dropping it stops the thread and closes its queues; devices stay.
 #[derive(Debug)]
 pub struct Worker {
@@ -87,8 +98,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts a thread of this name that runs `router` for `lab`, lets `kernel` carry what it can, and reports what
-    /// becomes of tunnels. Where packets come one after the other, it looks for the next one for as long as `spin` before
-    /// it sleeps.
+    /// becomes of tunnels. Between batches it waits as `patience` says.
     ///
     /// # Errors
     /// The kernel gives no epoll instance, event descriptor or thread.
@@ -98,7 +108,7 @@ impl Worker {
         router: Router,
         kernel: Option<Arc<dyn KernelFlows>>,
         changes: mpsc::Sender<TunnelChange>,
-        spin: Duration,
+        patience: Patience,
     ) -> std::io::Result<Worker> {
         let (commands, inbox) = mpsc::channel();
         let poller = Poller::new()?;
@@ -116,7 +126,9 @@ impl Worker {
             worked: 0,
             dense: false,
             packets: false,
-            spin: Spin::new(spin),
+            joined: false,
+            spin: Spin::new(patience.spin),
+            pause: Pause::new(patience.pause),
             stopped: false,
         };
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
@@ -240,7 +252,10 @@ struct Loop {
     dense: bool,
     /// The present batch had packets.
     packets: bool,
+    /// In the present batch packets were joined to others.
+    joined: bool,
     spin: Spin,
+    pause: Pause,
     stopped: bool,
 }
 
@@ -257,6 +272,7 @@ impl Loop {
             self.router.begin();
             self.now = began;
             self.packets = false;
+            self.joined = false;
             self.batch();
             self.router.poll_output(monotonic(), &mut self.ports);
             now = monotonic();
@@ -295,7 +311,7 @@ impl Loop {
         let taken = self.take_frames(port);
         self.dense = taken > 1;
         self.packets |= taken > 0;
-        self.router.flush_gathered(&mut self.ports);
+        self.joined |= self.router.flush_gathered(&mut self.ports);
         taken
     }
 

@@ -20,6 +20,9 @@ impl Loop {
         let timer = self.router.next_timeout();
         let departure = self.router.next_departure().filter(|at| timer.is_none_or(|timer| *at <= timer));
         let Some(at) = departure else {
+            if self.pause.rest(&mut self.poller, self.joined)? {
+                return Ok(());
+            }
             if self.packets && self.spin.look(&mut self.poller, now, timer)? {
                 return Ok(());
             }
