@@ -37,6 +37,7 @@ azure_rules! {
     FabricSpoof = "FABRIC-SPOOF", Documented, "a NIC sends from its own addresses only, unless IP forwarding is on";
     FabricUnicast = "FABRIC-UNICAST", Documented, "the fabric carries unicast only";
     FabricProtocols = "FABRIC-PROTOCOLS", Documented, "the fabric carries TCP, UDP, ICMP, ESP and AH";
+    FabricReservedPorts = "FABRIC-RESERVED-PORTS", Documented, "UDP to ports 4791 and 65330 is the host's own, DHCP from port 68 to 67 the host's to answer";
     FabricForwarding = "FABRIC-FORWARDING", Documented, "a NIC receives packets for its own addresses only, unless IP forwarding is on";
     FabricPlatform = "FABRIC-PLATFORM", Documented, "the platform's addresses bypass routes and security groups";
     FabricNoListener = "FABRIC-NO-LISTENER", Inferred, "nothing holds the destination address";

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use vnet_config::model::PortRange;
-use vnet_dataplane::PortId;
+use vnet_dataplane::{PortId, Protocol};
 
+use crate::decide::{DHCP, RESERVED_UDP_PORTS};
 use crate::snapshot::network::{GatewayPath, Location, Nsg};
 use crate::snapshot::routes::{NextHop, Route};
 use crate::snapshot::rules::{AddressSet, RuleSet};
@@ -104,9 +105,16 @@ impl Snapshot {
         groups.into_iter().flat_map(|group| [&group.inbound, &group.outbound]).chain(firewalls).collect()
     }
 
-    /// What tells ports apart for packets between these ports of the router.
-    pub fn port_boundaries(&self, ends: &[PortId]) -> PortBoundaries {
+    /// What tells ports apart for packets of a protocol between these ports of the router.
+    pub fn port_boundaries(&self, ends: &[PortId], protocol: Protocol) -> PortBoundaries {
         let mut found = PortBoundaries::default();
+        if protocol == Protocol::UDP {
+            let reserved = [DHCP.0, DHCP.1].into_iter().chain(RESERVED_UDP_PORTS);
+            let edges: BTreeSet<u16> = reserved.flat_map(|port| [port, port + 1]).collect();
+            // An answer's destination port is the first packet's source port, and its host looks at it too.
+            found.source.extend(&edges);
+            found.destination.extend(edges);
+        }
         for rule in self.rules_between(ends).into_iter().flat_map(RuleSet::rules) {
             mark(&mut found.source, &rule.source_ports);
             mark(&mut found.destination, &rule.destination_ports);

@@ -47,6 +47,23 @@ fn only_unicast_of_five_protocols_is_carried() {
 }
 
 #[test]
+fn what_the_host_keeps_for_itself_is_not_carried() {
+    let snapshot = lab(&NVA.replace("FLAG", "true"));
+    let send = |protocol, source_port, port| {
+        let mut packet = packet(protocol, "10.0.2.4", "10.0.1.4", port);
+        packet.tuple.source_port = source_port;
+        send(&snapshot, "far/eth0", &packet)
+    };
+    for (source_port, port) in [(40_000, 4791), (40_000, 65_330), (68, 67)] {
+        assert_eq!(dropped(&send(Protocol::UDP, source_port, port)), Reason::ProtocolNotSupported);
+        assert_eq!(delivered(&snapshot, &send(Protocol::TCP, source_port, port)), "app/eth0");
+    }
+    for (source_port, port) in [(65_330, 53), (40_000, 67), (68, 68)] {
+        assert_eq!(delivered(&snapshot, &send(Protocol::UDP, source_port, port)), "app/eth0");
+    }
+}
+
+#[test]
 fn a_next_hop_without_forwarding_takes_its_own_packets_only() {
     let snapshot = lab(&NVA.replace("FLAG", "false"));
     let ping = packet(Protocol::ICMP, "10.0.1.4", "10.0.2.4", 7);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use vnet_config::model::PortRange;
-use vnet_dataplane::PortId;
+use vnet_dataplane::{PortId, Protocol};
 use vnet_fabric::Snapshot;
 use vnet_fabric::path::{Outcome, first_packet, judge, judge_outward};
 use vnet_fabric::survey::PortBoundaries;
@@ -166,7 +166,7 @@ impl<'a> Engine<'a> {
             let (verdicts, _) = self.judge(question, PortRange::ANY, PortRange::ANY);
             return vec![(vec![PortRange::ANY], BTreeMap::from([(verdicts, vec![PortRange::ANY])]))];
         }
-        let boundaries = self.port_boundaries(question.ingress);
+        let boundaries = self.port_boundaries(question.ingress, question.protocol.number(true));
         let ports = Ports::new(&boundaries.source, &boundaries.destination, self.port);
         let (cells, answers_judged) = self.grid(question, &ports);
         if !answers_judged {
@@ -178,12 +178,12 @@ impl<'a> Engine<'a> {
         self.grid(question, &ports).0
     }
 
-    fn port_boundaries(&self, ingress: &[PortId]) -> PortBoundaries {
+    fn port_boundaries(&self, ingress: &[PortId], protocol: Protocol) -> PortBoundaries {
         let mut all = PortBoundaries::default();
         for (side, port) in self.sides.iter().zip(ingress) {
             let mut ends = side.ports.clone();
             ends.push(*port);
-            let own = side.snapshot.port_boundaries(&ends);
+            let own = side.snapshot.port_boundaries(&ends, protocol);
             all.source.extend(own.source);
             all.destination.extend(own.destination);
             all.source_with_answers.extend(own.source_with_answers);

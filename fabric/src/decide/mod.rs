@@ -24,6 +24,11 @@ use crate::trace::{Crossing, RuleId, Step, StepKind, Trace};
 /// A packet passes at most this many appliances in one decision.
 pub const HOPS_MAX: u8 = 64;
 
+/// Destination ports that a host keeps for itself.
+pub(crate) const RESERVED_UDP_PORTS: [u16; 2] = [4791, 65_330];
+/// Source and destination port of a DHCP client's packets.
+pub(crate) const DHCP: (u16, u16) = (68, 67);
+
 /// Judges one packet that enters by `ingress`.
 pub fn decide<S: SessionView, T: Trace>(
     snapshot: &Snapshot,
@@ -293,6 +298,23 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                 format!("the fabric does not carry {protocol}")
             }),
         )
+    }
+
+    /// UDP that the host of a NIC takes for itself, so that it never reaches the network.
+    fn check_reserved(&mut self, at: &str) -> Option<Next> {
+        let FiveTuple { protocol, source_port, destination_port, .. } = self.tuple;
+        let dhcp = (source_port, destination_port) == DHCP;
+        if protocol != Protocol::UDP || !(dhcp || RESERVED_UDP_PORTS.contains(&destination_port)) {
+            return None;
+        }
+        let rule = self.snapshot.check(AzureRule::FabricReservedPorts);
+        Some(self.drop(Reason::ProtocolNotSupported, rule, at, || {
+            if dhcp {
+                "the host answers DHCP itself, and hands none on".to_owned()
+            } else {
+                format!("the host keeps UDP port {destination_port} for itself")
+            }
+        }))
     }
 
     /// A NIC, host or appliance may send from its own addresses only.

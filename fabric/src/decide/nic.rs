@@ -59,7 +59,11 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let tuple = self.tuple;
         self.place = Some(nic.location);
         self.sent_by = Some(index);
-        if let Some(end) = self.check_source(nic.port, nic.forwarding).or_else(|| self.check_carried(name)) {
+        let refused = self
+            .check_source(nic.port, nic.forwarding)
+            .or_else(|| self.check_carried(name))
+            .or_else(|| self.check_reserved(name));
+        if let Some(end) = refused {
             return end;
         }
         self.note(StepKind::Origin, None, name, || format!("{tuple} leaves {name}"));

@@ -305,8 +305,20 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
+    /// What the NIC's host keeps for itself.
+    fn host_hands_on(&self) -> Result<(), Reason> {
+        let reserved =
+            matches!((self.packet.source_port, self.packet.destination_port), (_, 4791 | 65330) | (68, 67));
+        if self.packet.protocol == Protocol::UDP && reserved {
+            Err(Reason::ProtocolNotSupported)
+        } else {
+            Ok(())
+        }
+    }
+
     fn leave_nic(&mut self, vm: &str, index: usize) -> Step {
         self.fabric_carries()?;
+        self.host_hands_on()?;
         let (vm, machine) = self.lab.virtual_machines.get_key_value(vm).expect("the machine exists");
         let nic = &machine.nics[index];
         let (vnet, subnet) = nic.place();
