@@ -126,7 +126,8 @@ impl Held {
         let mut frame = [0; 128];
         let frame = &mut frame[..self.frames[side].len()];
         frame.copy_from_slice(&self.frames[side]);
-        let ports = [(connection >> 16) as u16 + 1_000, connection as u16];
+        // Neither range holds a port that hosts keep for themselves.
+        let ports = [(connection >> 14) as u16 + 1_000, (connection & 0x3fff) as u16 + 10_000];
         let (source, destination) = (ports[side], ports[1 - side]);
         frame[30..32].copy_from_slice(&source.to_be_bytes());
         frame[32..34].copy_from_slice(&destination.to_be_bytes());
