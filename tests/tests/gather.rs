@@ -192,9 +192,9 @@ proptest! {
     }
 }
 
-#[test]
-fn sixty_four_datagrams_are_one_write() {
-    let datagram = Sent {
+/// A datagram of 64 octets with an unfinished checksum.
+fn datagram() -> Sent {
+    Sent {
         to: 5,
         source_port: 4_000,
         tcp: false,
@@ -204,7 +204,12 @@ fn sixty_four_datagrams_are_one_write() {
         id_step: 0,
         ttl: 64,
         flags: 0,
-    };
+    }
+}
+
+#[test]
+fn sixty_four_datagrams_are_one_write() {
+    let datagram = datagram();
     let [(_, joined), _] = both(&vec![datagram.clone(); 130], 130);
     let lengths: Vec<usize> = joined.frames.iter().map(|(_, frame)| frame.len()).collect();
     let of = |datagrams: usize| VNET_HEADER_LEN + 28 + datagrams * 64;
@@ -220,17 +225,7 @@ fn sixty_four_datagrams_are_one_write() {
 fn it_is_told_whether_packets_were_joined() {
     let port = Fabric::build(&topology()).expect("the topology is accepted").port_of("ma");
     let (mut router, mut wires) = (router(true), Wires::default());
-    let datagram = Sent {
-        to: 5,
-        source_port: 4_000,
-        tcp: false,
-        payload: 64,
-        partial: true,
-        dont_fragment: true,
-        id_step: 0,
-        ttl: 64,
-        flags: 0,
-    };
+    let datagram = datagram();
     let other = Sent { source_port: 4_001, ..datagram.clone() };
     for (batch, joined) in [
         (vec![datagram.clone(); 2], true),
