@@ -10,6 +10,7 @@ use crate::fabric::{Fabric, Travel, meta};
 use crate::generate::Features;
 use crate::model::gateway;
 use crate::model::session::Session;
+use crate::model::subject::SOURCE_PORT;
 use crate::model::walk::{Ending, WAYS_MAX, Way, walks, walks_back};
 use crate::model::{Endpoint, Lab, Packet};
 use crate::subject::{Line, Probe, Subject};
@@ -172,7 +173,7 @@ fn compare_tables(fabric: &Fabric, lab: &Lab) -> Result<(), String> {
 
 /// What `path` prints is what a packet driven from port to port meets.
 fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), String> {
-    let probe = Probe { protocol: "tcp".to_owned(), port: 443, mid_stream: false };
+    let probe = Probe { protocol: "tcp".to_owned(), port: 443, source_port: SOURCE_PORT, mid_stream: false };
     let report = vnet_fabric::path(&fabric.snapshot, from.name(), to.name(), ProbeProtocol::Tcp, Some(443));
     let report = report.map_err(|error| error.to_string())?;
     // The fabric picks the pair of addresses; the same pair is asked of the driver.
@@ -196,7 +197,12 @@ fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), S
 }
 
 fn probes() -> Vec<Probe> {
-    let probe = |protocol: &str, port, mid_stream| Probe { protocol: protocol.to_owned(), port, mid_stream };
+    let probe = |protocol: &str, port, mid_stream| Probe {
+        protocol: protocol.to_owned(),
+        port,
+        source_port: SOURCE_PORT,
+        mid_stream,
+    };
     vec![probe("icmp", 0, false), probe("tcp", 22, false), probe("udp", 443, false), probe("tcp", 80, true)]
 }
 

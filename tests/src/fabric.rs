@@ -34,7 +34,8 @@ pub struct Fabric {
     pub state: State,
     /// The compiled form.
     pub snapshot: Snapshot,
-    names: Lab,
+    /// Who is called what.
+    pub names: Lab,
 }
 
 /// One packet's way, decision after decision.
@@ -357,7 +358,7 @@ impl Subject for Fabric {
 
     fn session(&self, topology: &Value, session: &SessionCheck) -> Vec<String> {
         let open = &session.open;
-        let probe = Probe { protocol: open.protocol.clone(), port: open.port, mid_stream: false };
+        let probe = Probe { mid_stream: false, ..open.probe() };
         let (port, tuple) = self.ask(&open.from, &open.to, &probe);
         let first = self.travel(port, meta(tuple, true), &[]);
         let changed = match load(&patched(topology, &session.patch)) {

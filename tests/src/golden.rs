@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::model::subject::SOURCE_PORT;
 use crate::subject::{Line, Probe, Subject};
 
 /// One file.
@@ -87,6 +88,9 @@ pub struct PathCheck {
     /// Destination port.
     #[serde(default)]
     pub port: u16,
+    /// Source port.
+    #[serde(default = "source_port")]
+    pub source_port: u16,
     /// Both the packet and its answer arrive, the packet is dropped, or the answer is.
     pub verdict: Verdict,
     /// Why.
@@ -106,8 +110,20 @@ pub struct PathCheck {
     pub hops: Option<Vec<String>>,
 }
 
+impl PathCheck {
+    /// The packet that is asked about.
+    pub fn probe(&self) -> Probe {
+        let PathCheck { port, source_port, mid_stream, .. } = *self;
+        Probe { protocol: self.protocol.clone(), port, source_port, mid_stream }
+    }
+}
+
 fn icmp() -> String {
     "icmp".to_owned()
+}
+
+fn source_port() -> u16 {
+    SOURCE_PORT
 }
 
 /// How a path ends.
@@ -359,7 +375,7 @@ fn check_table(subnet: &str, expected: &[String], got: Vec<Line>) -> Vec<String>
 
 /// Everything in which a path differs from what is expected.
 pub fn check_path<S: Subject>(path: &PathCheck, subject: &S) -> Vec<String> {
-    let probe = Probe { protocol: path.protocol.clone(), port: path.port, mid_stream: path.mid_stream };
+    let probe = path.probe();
     let got = subject.path(&path.from, &path.to, &probe);
     let reason = got.reason.as_ref().or(got.reply_reason.as_ref());
     let verdict = match (&got.reason, &got.reply_reason) {

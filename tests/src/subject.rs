@@ -43,6 +43,8 @@ pub struct Probe {
     pub protocol: String,
     /// Destination port.
     pub port: u16,
+    /// Source port.
+    pub source_port: u16,
     /// A segment from the middle of a connection that nobody remembers.
     pub mid_stream: bool,
 }

@@ -1,16 +1,19 @@
 //! A search speaks of every header once, and each member of a class has the verdict of the class.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
 use vnet_analysis::search::{Query, Reach, SearchProtocol, Senders, search};
+use vnet_config::model::PortRange;
 use vnet_dataplane::{PortId, Protocol};
 use vnet_fabric::path::{Endpoint, first_packet, judge};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_tests::fabric::Fabric;
 use vnet_tests::generate::{Features, seed, seeded, sketch};
+use vnet_tests::golden::{PathCheck, Verdict, discover, patched};
 use vnet_tests::subject::Subject;
 
 /// Everything that tells headers apart and does not spread flows over equal paths.
@@ -58,10 +61,12 @@ fn number(protocol: SearchProtocol, v4: bool) -> Protocol {
     }
 }
 
+/// No range stands for every port.
+fn has(ranges: &[PortRange], port: u16) -> bool {
+    ranges.is_empty() || ranges.iter().any(|range| range.contains(port))
+}
+
 fn holds(reach: &Reach, from: &Reach, source: IpAddr, ports: (u16, u16)) -> bool {
-    let has = |ranges: &[vnet_config::model::PortRange], port: u16| {
-        ranges.is_empty() || ranges.iter().any(|range| range.contains(port))
-    };
     (&reach.from, reach.protocol, reach.destination) == (&from.from, from.protocol, from.destination)
         && reach.source_addresses.iter().any(|net| net.contains(&source))
         && has(&reach.source_ports, ports.0)
@@ -130,11 +135,68 @@ fn every_member_of_a_class_has_the_verdict_of_the_class() {
     assert!(judged.get() > 1_000, "{} headers were judged", judged.get());
 }
 
-/// Ports that rules name, their neighbours, and any other.
+/// The verdict that a search to the machine `path.to` has for the packet of a worked example: of the one set that holds
+/// it; none where it depends on more than the header.
+fn found(fabric: &Fabric, path: &PathCheck) -> Result<Option<bool>, String> {
+    let snapshot = &fabric.snapshot;
+    let (_, packet) = fabric.names.asked(&path.from, &path.to, &path.probe());
+    let query = Query { to: path.to.clone(), from: Senders::Any, protocols: Vec::new(), port: None };
+    let report = search(snapshot, &query).map_err(|error| error.to_string())?;
+    let from = Endpoint::resolve(snapshot, &path.from).map_err(|error| error.to_string())?.port;
+    let holds = |reach: &&Reach| {
+        number(reach.protocol, packet.source.is_ipv4()) == packet.protocol
+            && reach.destination == packet.destination
+            && ingress(snapshot, &reach.from) == from
+            && reach.source_addresses.iter().any(|net| net.contains(&packet.source))
+            && has(&reach.source_ports, packet.source_port)
+            && has(&reach.destination_ports, packet.destination_port)
+    };
+    let sets: Vec<&Reach> = report.allowed.iter().chain(&report.denied).filter(holds).collect();
+    match sets[..] {
+        [reach] => Ok((!reach.verdict.some_flows).then_some(reach.verdict.allowed)),
+        _ => Err(format!("it is in {sets:?}")),
+    }
+}
+
+/// Both ends are machines: the Internet's senders and addresses are sets of their own.
+fn is_inside(fabric: &Fabric, path: &PathCheck) -> bool {
+    let is_machine = |name: &String| fabric.topology.virtual_machines.contains_key(name.as_str());
+    is_machine(&path.from) && is_machine(&path.to) && !path.mid_stream
+}
+
+#[test]
+fn a_search_has_the_verdicts_of_the_worked_examples() {
+    let (mut failures, mut compared) = (Vec::new(), 0);
+    for (file, example) in discover(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden"))) {
+        for case in &example.cases {
+            if case.rejects.is_some() || case.model_only.is_some() || case.paths.is_empty() {
+                continue;
+            }
+            let fabric =
+                Fabric::build(&patched(&example.topology, &case.patch)).expect("golden tests build it");
+            for path in case.paths.iter().filter(|path| is_inside(&fabric, path)) {
+                match found(&fabric, path) {
+                    Ok(None) => continue,
+                    Ok(Some(allowed)) if allowed == (path.verdict == Verdict::Allow) => {}
+                    other => failures.push(format!("{}: {}: {path:?}: {other:?}", file.display(), case.name)),
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {compared}:\n{}", failures.len(), failures.join("\n"));
+    assert!(compared > 100, "only {compared} paths were compared");
+}
+
+/// Ports that rules name or hosts keep for themselves, their neighbours, and any other.
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![
         Just(0),
         Just(22),
+        Just(67),
+        Just(68),
+        Just(4791),
+        Just(65_330),
         Just(79),
         Just(80),
         Just(81),

@@ -52,7 +52,7 @@ impl Lab {
             "udp" => Protocol::UDP,
             _ => icmp,
         };
-        let ports = if protocol.is_icmp() { (0, 0) } else { (SOURCE_PORT, probe.port) };
+        let ports = if protocol.is_icmp() { (0, 0) } else { (probe.source_port, probe.port) };
         let (source_port, destination_port) = ports;
         Packet { protocol, source, destination, source_port, destination_port, opens: !probe.mid_stream }
     }
@@ -238,8 +238,9 @@ impl Subject for Lab {
             Direction::Inbound => (flow.remote, flow.local),
             Direction::Outbound => (flow.local, flow.remote),
         };
-        let probe = Probe { protocol: flow.protocol.clone(), port: to.port(), mid_stream: false };
-        let packet = Packet { source_port: from.port(), ..Lab::question(from.ip(), to.ip(), &probe) };
+        let protocol = flow.protocol.clone();
+        let probe = Probe { protocol, port: to.port(), source_port: from.port(), mid_stream: false };
+        let packet = Lab::question(from.ip(), to.ip(), &probe);
         let mut said = None;
         for group in nsg::order(self, nic, direction) {
             let judgement =
@@ -288,7 +289,7 @@ impl Subject for Lab {
 
     fn session(&self, topology: &Value, session: &SessionCheck) -> Vec<String> {
         let open = &session.open;
-        let probe = Probe { protocol: open.protocol.clone(), port: open.port, mid_stream: false };
+        let probe = Probe { mid_stream: false, ..open.probe() };
         let (from, packet) = self.asked(&open.from, &open.to, &probe);
         let first = walk(self, &from, packet, &[]);
         let changed = match Lab::read(&patched(topology, &session.patch)) {
