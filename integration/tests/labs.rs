@@ -42,6 +42,8 @@ mod timing;
 mod trace;
 #[path = "labs/vpn.rs"]
 mod vpn;
+#[path = "labs/workers.rs"]
+mod workers;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use vnet_integration::host;
@@ -66,6 +68,7 @@ fn main() {
         vpn::LABS,
         trace::LABS,
         timing::LABS,
+        workers::LABS,
         story::LABS,
         random::LABS,
         live::LABS,
