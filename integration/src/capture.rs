@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::process::{self, Running};
+use crate::wait::PATIENCE;
 
 /// A running capture.
 pub struct Capture {
@@ -29,7 +30,7 @@ impl Capture {
             .arg(file)
             .arg(filter);
         let mut running = Running::start(&mut command)?;
-        running.wait_for("listening on", Duration::from_secs(10))?;
+        running.wait_for("listening on", PATIENCE)?;
         Ok(Capture { file: file.to_owned(), running })
     }
 
@@ -38,7 +39,7 @@ impl Capture {
     /// # Errors
     /// tcpdump does not end.
     pub fn stop(self) -> Result<Captured> {
-        self.running.stop(Signal::SIGINT, Duration::from_secs(10))?;
+        self.running.stop(Signal::SIGINT, PATIENCE)?;
         Ok(Captured { file: self.file })
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::process;
+use crate::wait::PATIENCE;
 
 /// What the name of every lab of the harness begins with; the process id follows, in hexadecimal.
 pub const PREFIX: &str = "it";
@@ -39,8 +39,7 @@ impl HostState {
             &["-6", "rule", "show"],
             &["netns", "list"],
         ] {
-            let output =
-                process::output(Command::new("ip").args(arguments), Duration::from_secs(10))?.ok()?;
+            let output = process::output(Command::new("ip").args(arguments), PATIENCE)?.ok()?;
             state.insert(format!("ip {}", arguments.join(" ")), output.stdout);
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -84,8 +83,7 @@ pub fn remains_of(name: &str) -> Result<Vec<String>> {
     let mut found: Vec<String> =
         namespaces_of(name).into_iter().map(|space| format!("namespace {space}")).collect();
     found.extend(pins_of(name).into_iter().map(|pins| format!("pins {pins}")));
-    let links =
-        process::output(Command::new("ip").args(["-o", "link", "show"]), Duration::from_secs(10))?.ok()?;
+    let links = process::output(Command::new("ip").args(["-o", "link", "show"]), PATIENCE)?.ok()?;
     found.extend(
         links.stdout.lines().filter(|line| line.contains(name)).map(|line| format!("interface {line}")),
     );
@@ -101,8 +99,7 @@ pub fn sweep(name: &str) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     for space in namespaces_of(name) {
-        let _ =
-            process::output(Command::new("ip").args(["netns", "delete", &space]), Duration::from_secs(10));
+        let _ = process::output(Command::new("ip").args(["netns", "delete", &space]), PATIENCE);
     }
     for pins in pins_of(name) {
         let _ = fs::remove_dir_all(Path::new(PINS).join(pins));

@@ -15,12 +15,10 @@ use crate::binaries::Binaries;
 use crate::capture::Capture;
 use crate::metrics::{self, Scrape};
 use crate::process::{self, Output, Running};
-use crate::wait::wait_until;
+use crate::wait::{PATIENCE, wait_until};
 
 /// How long any one command may take.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-/// How long queued packets may take to leave.
-const BALANCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon with a socket and a state folder of its own; its clones are the same daemon.
 #[derive(Clone)]
@@ -129,7 +127,7 @@ impl Daemon {
         command.stdout(Stdio::from(log.try_clone()?)).stderr(Stdio::from(log));
         let running = Running::start_logged(&mut command)?;
         *self.lock() = Some(running);
-        wait_until("the daemon answers", Duration::from_secs(20), || {
+        wait_until("the daemon answers", PATIENCE, || {
             Ok(!self.is_alive() || metrics::get(&self.socket(), "/metrics").is_ok())
         })?;
         ensure!(self.is_alive(), "the daemon ended: {}", tail(&self.log(), 20));
@@ -169,7 +167,7 @@ impl Daemon {
     /// It does not.
     pub fn stop(&self) -> Result<Output> {
         let running = self.lock().take().context("the daemon does not run")?;
-        running.stop(Signal::SIGTERM, Duration::from_secs(20))
+        running.stop(Signal::SIGTERM, PATIENCE)
     }
 
     /// A `vnetctl` that talks to it.
@@ -321,7 +319,7 @@ impl Lab {
         if !self.is_up || !self.daemon.is_alive() {
             return Ok(());
         }
-        wait_until("packets in and out agree", BALANCE_LIMIT, || {
+        wait_until("packets in and out agree", PATIENCE, || {
             let scrape = self.daemon.metrics()?;
             ensure!(scrape.contains("vnet_packets_total"), "the daemon counts no packets");
             let sum = |fate: &str| scrape.sum("vnet_packets_total", &[("lab", &self.name), ("fate", fate)]);
@@ -432,7 +430,7 @@ impl Lab {
 
     fn wait_listening(&self, machine: &str, port: u16, flags: &str, server: &mut Running) -> Result<()> {
         let filter = format!("sport = :{port}");
-        wait_until(&format!("{machine} listens on {port}"), Duration::from_secs(10), || {
+        wait_until(&format!("{machine} listens on {port}"), PATIENCE, || {
             if !server.is_alive() {
                 bail!("the server ended: {}{}", server.stdout(), server.stderr());
             }
@@ -447,7 +445,7 @@ impl Lab {
     /// # Errors
     /// No answer.
     pub fn expect_ping(&self, from: &str, to: &str) -> Result<()> {
-        wait_until(&format!("{from} reaches {to} by ping"), Duration::from_secs(10), || {
+        wait_until(&format!("{from} reaches {to} by ping"), PATIENCE, || {
             Ok(self.exec(from, &["ping", "-n", "-c", "1", "-W", "1", to])?.success())
         })
     }
@@ -495,10 +493,8 @@ impl Lab {
     pub fn expect_drop<T>(&self, reason: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = self.drops(reason)?;
         let result = action()?;
-        wait_until(&format!("a drop for {reason}"), Duration::from_secs(5), || {
-            Ok(self.drops(reason)? > before)
-        })
-        .with_context(|| self.ctl(&["drops"]).map(|output| output.stdout).unwrap_or_default())?;
+        wait_until(&format!("a drop for {reason}"), PATIENCE, || Ok(self.drops(reason)? > before))
+            .with_context(|| self.ctl(&["drops"]).map(|output| output.stdout).unwrap_or_default())?;
         Ok(result)
     }
 
@@ -518,7 +514,7 @@ impl Lab {
     /// # Errors
     /// One is not within 30 s.
     pub fn wait_tunnels(&self) -> Result<()> {
-        wait_until("the tunnels are up", Duration::from_secs(30), || {
+        wait_until("the tunnels are up", PATIENCE, || {
             let report = self.json(&["gateway", "status"])?;
             let tunnels = report["value"].as_array().context("no list of tunnels")?;
             Ok(!tunnels.is_empty() && tunnels.iter().all(|tunnel| tunnel["state"] == "Connected"))

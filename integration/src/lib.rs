@@ -8,6 +8,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod contention;
 pub mod host;
 pub mod iperf;
 pub mod lab;
@@ -24,4 +25,4 @@ pub use capture::Capture;
 pub use lab::{Daemon, Lab};
 pub use process::{Output, Running};
 pub use suite::Scene;
-pub use wait::wait_until;
+pub use wait::{PATIENCE, wait_until};

@@ -2,7 +2,8 @@
 //!
 //! Both ends are threads of this process. The sender writes number and time into each datagram right before it is
 //! handed to the kernel; the kernel of the receiver stamps it where its device takes it (SO_TIMESTAMPNS), so that neither
-//! side's scheduling counts. Both times are of the same clock.
+//! side's scheduling counts. Both times are of the same clock. The sender goes before other threads of the machine: a gap in
+//! what is offered is a gap in what arrives.
 
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -20,6 +21,9 @@ use nix::sys::prctl::set_timerslack;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+use rustix::process::setpriority_process;
+
+use crate::contention::thread_waited;
 
 /// Number and time at the start of each datagram.
 const STAMP_BYTES: usize = 16;
@@ -31,6 +35,8 @@ const PACE: Duration = Duration::from_micros(100);
 const SOCKET_BYTES: usize = 64 << 20;
 /// How long nothing has to arrive until the rest counts as lost.
 const QUIET: Duration = Duration::from_millis(700);
+/// The niceness of who goes before others.
+const FIRST: i32 = -20;
 /// Until the sender has ended.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -62,6 +68,12 @@ pub struct Arrivals {
     pub rate_bps: f64,
     /// What was offered, in the same measure.
     pub offered_bps: f64,
+    /// How long the sender, ready to run, had no processor.
+    pub sender_waited: Duration,
+    /// Those sent after settling, as they arrived.
+    settled: Vec<Arrival>,
+    /// Bits of each IP packet.
+    packet_bits: f64,
     /// One way, in nanoseconds, sorted.
     delays_ns: Vec<u64>,
 }
@@ -72,6 +84,30 @@ impl Arrivals {
         let last = self.delays_ns.len().saturating_sub(1);
         let index = (share * last as f64).round() as usize;
         Duration::from_nanos(self.delays_ns.get(index.min(last)).copied().unwrap_or(0))
+    }
+
+    /// The share of the datagrams (0 to 1) that took longer than so long.
+    pub fn later_than(&self, limit: Duration) -> f64 {
+        let in_time = self.delays_ns.partition_point(|delay| u128::from(*delay) <= limit.as_nanos());
+        (self.delays_ns.len() - in_time) as f64 / self.delays_ns.len().max(1) as f64
+    }
+
+    /// How far the arrivals got ahead of a rate, at most: for any two datagrams, what arrived after the first up to the second,
+    /// in time at this rate, less the time from the first one's departure to the second one's arrival.
+    ///
+    /// Who keeps to the rate is ahead by a burst at most, however late anybody had a processor: nobody can have let
+    /// the first pass before it was sent, nor the second after it had arrived.
+    pub fn ahead_of(&self, rate_bps: f64) -> Duration {
+        let bit_ns = 1e9 / rate_bps;
+        let Some(base_ns) = self.settled.first().map(|first| first.sent_ns) else { return Duration::ZERO };
+        let since = |time_ns: u64| time_ns as i64 as f64 - base_ns as i64 as f64;
+        let (mut arrived_ns, mut least, mut ahead) = (0.0, f64::INFINITY, 0.0_f64);
+        for arrival in &self.settled {
+            arrived_ns += self.packet_bits * bit_ns;
+            ahead = ahead.max(arrived_ns - since(arrival.arrived_ns) - least);
+            least = least.min(arrived_ns - since(arrival.sent_ns));
+        }
+        Duration::from_nanos(ahead.max(0.0) as u64)
     }
 }
 
@@ -94,6 +130,8 @@ pub fn measure(from: &str, to: &str, destination: SocketAddr, load: &Load) -> Re
         });
         let sending = scope.spawn(move || -> Result<Sending> {
             enter(from)?;
+            // Without the right to go first it stays among the others.
+            let _ = setpriority_process(None, FIRST);
             // It fails where the receiver could not be made; that says why.
             ready.recv().context("the receiver did not start")?;
             let outcome = send(destination, load);
@@ -110,7 +148,7 @@ pub fn measure(from: &str, to: &str, destination: SocketAddr, load: &Load) -> Re
 }
 
 /// One datagram.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Arrival {
     number: u64,
     sent_ns: u64,
@@ -121,6 +159,7 @@ struct Sending {
     sent: u64,
     began_ns: u64,
     ended_ns: u64,
+    waited: Duration,
 }
 
 pub(crate) fn enter(namespace: &str) -> Result<()> {
@@ -199,12 +238,14 @@ fn send(destination: SocketAddr, load: &Load) -> Result<Sending> {
     }
     let mut block = vec![0x76; size * segments];
     let datagram_bits = (u64::from(load.datagram_bytes) + HEADER_BYTES) * 8;
+    let waited_before = thread_waited()?;
     let (began, began_ns) = (Instant::now(), wall_ns()?);
     let mut sent = 0;
     loop {
         let elapsed = began.elapsed();
         if elapsed >= load.duration {
-            return Ok(Sending { sent, began_ns, ended_ns: wall_ns()? });
+            let waited = thread_waited()?.saturating_sub(waited_before);
+            return Ok(Sending { sent, began_ns, ended_ns: wall_ns()?, waited });
         }
         let due = (elapsed.as_nanos() * u128::from(load.rate_bps) / u128::from(datagram_bits) / 1_000_000_000)
             as u64;
@@ -229,11 +270,10 @@ fn send(destination: SocketAddr, load: &Load) -> Result<Sending> {
 
 fn summary(arrivals: &[Arrival], sending: &Sending, load: &Load) -> Result<Arrivals> {
     let settled_ns = sending.began_ns + load.settle.as_nanos() as u64;
-    let mut delays_ns: Vec<u64> = arrivals
-        .iter()
-        .filter(|arrival| arrival.sent_ns >= settled_ns)
-        .map(|arrival| arrival.arrived_ns.saturating_sub(arrival.sent_ns))
-        .collect();
+    let settled: Vec<Arrival> =
+        arrivals.iter().filter(|arrival| arrival.sent_ns >= settled_ns).copied().collect();
+    let mut delays_ns: Vec<u64> =
+        settled.iter().map(|arrival| arrival.arrived_ns.saturating_sub(arrival.sent_ns)).collect();
     ensure!(!delays_ns.is_empty(), "none of {} datagrams arrived after settling", sending.sent);
     delays_ns.sort_unstable();
     let packet_bits = ((u64::from(load.datagram_bytes) + HEADER_BYTES) * 8) as f64;
@@ -251,6 +291,9 @@ fn summary(arrivals: &[Arrival], sending: &Sending, load: &Load) -> Result<Arriv
         reordered: newest.filter(|late| *late).count() as u64,
         rate_bps: counted as f64 * packet_bits / span(settled_ns, sending.ended_ns),
         offered_bps: sending.sent as f64 * packet_bits / span(sending.began_ns, sending.ended_ns),
+        sender_waited: sending.waited,
+        settled,
+        packet_bits,
         delays_ns,
     })
 }
@@ -278,14 +321,21 @@ mod tests {
             .collect();
         let last = arrivals.len() - 1;
         arrivals.swap(last - 1, last);
-        let sending = Sending { sent: 3_010, began_ns: 0, ended_ns: 3_000_000_000 };
+        let sending = Sending { sent: 3_010, began_ns: 0, ended_ns: 3_000_000_000, waited: Duration::ZERO };
         let sum = summary(&arrivals, &sending, &LOAD).unwrap();
         assert_eq!((sum.sent, sum.received, sum.reordered), (3_010, 3_000, 1));
         assert!((sum.rate_bps / 8e6 - 1.0).abs() < 1e-3, "{}", sum.rate_bps);
         assert_eq!(sum.delay(0.0), Duration::from_nanos(5_001_000));
         assert_eq!(sum.delay(1.0), Duration::from_nanos(5_002_999));
         assert_eq!(sum.delay(0.5).as_micros(), 5_002);
-        let late = Sending { sent: 1, began_ns: u64::MAX / 2, ended_ns: u64::MAX };
+        let late = sum.later_than(Duration::from_nanos(5_002_000));
+        assert!((late - 0.5).abs() < 0.001, "{late}");
+        assert_eq!(sum.later_than(sum.delay(1.0)), 0.0);
+        // At half the rate 1999 packets take 3998 ms; 2004 ms passed from the first one's departure to the last one's arrival.
+        assert_eq!(sum.ahead_of(8e6), Duration::ZERO);
+        let ahead = sum.ahead_of(4e6).as_secs_f64();
+        assert!((ahead - 1.994).abs() < 1e-3, "{ahead}");
+        let late = Sending { sent: 1, began_ns: u64::MAX / 2, ended_ns: u64::MAX, waited: Duration::ZERO };
         assert!(summary(&arrivals, &late, &LOAD).is_err());
     }
 }

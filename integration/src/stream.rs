@@ -17,13 +17,10 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 
 use crate::one_way::{enter, nanoseconds};
-use crate::wait::wait_until;
+use crate::wait::{PATIENCE, wait_until};
 
 /// What a sender writes into each datagram.
 const FILLER: u8 = 0x76;
-/// How long what is under way may take.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// What to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -102,7 +99,7 @@ impl Stream {
     /// It does not fall silent.
     pub fn wait_silent(&self, silence: u64) -> Result<()> {
         let mut seen = (self.received(), self.sent());
-        wait_until("nothing arrives any more", LIMIT, || {
+        wait_until("nothing arrives any more", PATIENCE, || {
             let now = (self.received(), self.sent());
             if now.0 != seen.0 {
                 seen = now;
@@ -117,7 +114,7 @@ impl Stream {
     /// They do not.
     pub fn wait_received(&self, more: u64) -> Result<()> {
         let goal = self.received() + more;
-        wait_until("datagrams arrive", LIMIT, || Ok(self.received() >= goal))
+        wait_until("datagrams arrive", PATIENCE, || Ok(self.received() >= goal))
     }
 
     /// Ends the sender; what is under way still arrives.
@@ -272,9 +269,9 @@ mod tests {
         let mut stream = Stream { counts, sender: Some(sender), receiver: Some(receiver) };
         stream.wait_received(50).unwrap();
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"strange", plan.to).unwrap();
-        wait_until("the strange one is told apart", LIMIT, || Ok(stream.strange() == 1)).unwrap();
+        wait_until("the strange one is told apart", PATIENCE, || Ok(stream.strange() == 1)).unwrap();
         stream.stop_sending().unwrap();
-        wait_until("all arrive", LIMIT, || Ok(stream.received() == stream.sent())).unwrap();
+        wait_until("all arrive", PATIENCE, || Ok(stream.received() == stream.sent())).unwrap();
         assert_eq!(stream.received_bytes(), 32 * stream.sent());
         assert!(stream.last_arrival() > 1.6e9);
         stream.end().unwrap();

@@ -1,12 +1,12 @@
 //! The daemon's switches for what makes packets faster and must not make them otherwise.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::Daemon;
 use crate::process;
+use crate::wait::PATIENCE;
 
 /// Each with what switches it off.
 pub const OFF: &[(&str, &str)] = &[
@@ -42,7 +42,7 @@ pub fn all_off(daemon: Daemon) -> Daemon {
 /// One is not, or the daemon has none of that name any more.
 pub fn expect_known(daemon: &Daemon) -> Result<()> {
     let program = daemon.command().get_program().to_owned();
-    let help = process::output(Command::new(program).arg("--help"), Duration::from_secs(10))?.ok()?.stdout;
+    let help = process::output(Command::new(program).arg("--help"), PATIENCE)?.ok()?.stdout;
     let mut found: Vec<&str> = Vec::new();
     for part in help.split("[env: ").skip(1) {
         let (name, _) = part.split_once('=').context("an environment variable without its value")?;

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+/// How long to wait for what has to come: far longer than it takes, since others may use the machine too. Nobody waits so
+/// long but for what never comes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Calls `condition` until it holds.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use vnet_integration::host::remains_of;
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("change::the_same_file_touches_nothing", the_same_file).needs(&["ping"]),
@@ -70,7 +70,7 @@ fn the_same_file(scene: &Scene) -> Result<()> {
         let output = lab.apply(BASE)?.ok()?;
         ensure!(!output.stdout.contains("updated"), "nothing is to be changed: {}", output.stdout);
     }
-    let pings = pings.finish(Duration::from_secs(20))?;
+    let pings = pings.finish(PATIENCE)?;
     ensure!(pings.stdout.contains(" 0% packet loss"), "{}", pings.stdout);
     for (machine, before) in all.iter().zip(before) {
         ensure!(devices(&lab, machine)? == before?, "the devices of {machine} have changed");
@@ -155,7 +155,7 @@ fn another_key(scene: &Scene) -> Result<()> {
         ensure!(!lab.daemon().log().contains(secret), "the log shows a key");
     }
     lab.wait_tunnels()?;
-    wait_until("the tunnel with the other key is up", Duration::from_secs(15), || {
+    wait_until("the tunnel with the other key is up", PATIENCE, || {
         Ok(lab.ctl(&["ping", "pc1", "a", "-c", "1"])?.success())
     })?;
     ensure!(of("to-two")? == untouched, "the other tunnel goes on");
@@ -277,7 +277,7 @@ fn programs_outlive(scene: &Scene) -> Result<()> {
         "'echo once >> /tmp/once', {command: 'echo $$ >> /tmp/always; exec sleep 3600', restart: always}",
         "",
     ))?;
-    wait_until("both have run", Duration::from_secs(10), || {
+    wait_until("both have run", PATIENCE, || {
         Ok(lines(&lab, "/tmp/once")?.len() == 1 && lines(&lab, "/tmp/always")?.len() == 1)
     })?;
     let pid = lines(&lab, "/tmp/always")?[0].clone();
@@ -289,17 +289,17 @@ fn programs_outlive(scene: &Scene) -> Result<()> {
     ensure!(lines(&lab, "/tmp/once")?.len() == 1, "what is to run once has run once");
     ensure!(lines(&lab, "/tmp/always")?.len() == 1, "the program that runs is taken over, not doubled");
     lab.exec("a", &["kill", &pid])?.ok()?;
-    wait_until("it is started again", Duration::from_secs(10), || Ok(lines(&lab, "/tmp/always")?.len() == 2))
+    wait_until("it is started again", PATIENCE, || Ok(lines(&lab, "/tmp/always")?.len() == 2))
 }
 
 fn run_and_files(scene: &Scene) -> Result<()> {
     let always =
         |what: &str| format!("{{command: 'echo {what} >> /tmp/log; exec sleep 3600', restart: always}}");
     let lab = scene.up(&with_programs(&always("first"), ""))?;
-    wait_until("the first runs", Duration::from_secs(10), || Ok(lines(&lab, "/tmp/log")? == ["first"]))?;
+    wait_until("the first runs", PATIENCE, || Ok(lines(&lab, "/tmp/log")? == ["first"]))?;
     lab.apply(&with_programs(&format!("{}, 'echo once >> /tmp/log'", always("second")), ""))?.ok()?;
     // The two new ones run side by side: either may write first.
-    wait_until("the second runs in its place", Duration::from_secs(10), || {
+    wait_until("the second runs in its place", PATIENCE, || {
         let mut written = lines(&lab, "/tmp/log")?;
         written.sort();
         Ok(written == ["first", "once", "second"])
@@ -318,7 +318,7 @@ fn ends_with_last_lab(scene: &Scene) -> Result<()> {
         lab.up(BASE)?.ok()?;
         ensure!(daemon.is_alive(), "it runs as long as its lab does");
         lab.down()?.ok()?;
-        wait_until("the daemon ends", Duration::from_secs(5), || Ok(!daemon.is_alive()))?;
+        wait_until("the daemon ends", PATIENCE, || Ok(!daemon.is_alive()))?;
         ensure!(!daemon.socket().exists(), "its socket is gone");
     }
     Ok(())

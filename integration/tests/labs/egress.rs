@@ -1,12 +1,10 @@
 //! The way out to the Internet: who sees which source, and what comes back.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::process::Running;
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("egress::ways_out_in_azures_order", ways_out).needs(&["nc", "ping"]),
@@ -53,7 +51,7 @@ fn witness(lab: &RunningLab, machine: &str, port: u16) -> Result<Running> {
 fn seen(lab: &RunningLab, from: &str, to: &str, port: u16, server: &mut Running) -> Result<String> {
     let before = received(server).len();
     ensure!(lab.connects(from, to, port)?, "{from} connects to {to}:{port}");
-    wait_until("the server says who came", Duration::from_secs(5), || Ok(received(server).len() > before))?;
+    wait_until("the server says who came", PATIENCE, || Ok(received(server).len() > before))?;
     received(server).pop().context("nobody came")
 }
 
@@ -124,11 +122,11 @@ fn keeps_its_way(scene: &Scene) -> Result<()> {
     let mut server = lab.serve("example", 80, &["nc", "-lvn", "80"])?;
     let mut client = lab.spawn("both", &["nc", EXAMPLE, "80"])?;
     client.write("before\n")?;
-    server.wait_for("before", Duration::from_secs(5))?;
+    server.wait_for("before", PATIENCE)?;
     ensure!(received(&server) == ["203.0.113.10"], "{:?}", received(&server));
     lab.apply(WAYS)?.ok()?;
     client.write("after\n")?;
-    server.wait_for("after", Duration::from_secs(5))?;
+    server.wait_for("after", PATIENCE)?;
     let mut next = witness(&lab, "example", 81)?;
     let came = seen(&lab, "both", EXAMPLE, 81, &mut next)?;
     ensure!(came == "203.0.113.1", "a new flow takes the NAT gateway, not {came}");
@@ -214,14 +212,13 @@ fn errors(scene: &Scene) -> Result<()> {
     ensure!(hops.len() == 2 && hops[0] != "*" && hops[1] == EXAMPLE, "{output}");
 
     // A link on the way takes less than the connection's first guess.
-    let output = lab
-        .spawn_apart("internet", &["ip", "link", "set", "c-example", "mtu", "1300"])?
-        .finish(Duration::from_secs(5))?;
+    let output =
+        lab.spawn_apart("internet", &["ip", "link", "set", "c-example", "mtu", "1300"])?.finish(PATIENCE)?;
     ensure!(output.success(), "{}", output.stderr);
     let mut server = lab.serve("example", 80, &["socat", "-u", "TCP-LISTEN:80", "EXEC:'wc -c'"])?;
     let sent = lab.exec("a", &["socat", "-u", "EXEC:'head -c 300000 /dev/zero'", "TCP:203.0.113.80:80"])?;
     ensure!(sent.success(), "{}", sent.stderr);
-    server.wait_for("300000", Duration::from_secs(10))?;
+    server.wait_for("300000", PATIENCE)?;
     let learned = lab.exec("a", &["ip", "route", "get", EXAMPLE])?.ok()?.stdout;
     ensure!(learned.contains("mtu 1300"), "the error reached the sender: {learned}");
     Ok(())
@@ -232,7 +229,7 @@ fn outlives_kill(scene: &Scene) -> Result<()> {
     let mut server = lab.serve("example", 80, &["nc", "-lvn", "80"])?;
     let mut client = lab.spawn_apart("a", &["nc", EXAMPLE, "80"])?;
     client.write("before\n")?;
-    server.wait_for("before", Duration::from_secs(5))?;
+    server.wait_for("before", PATIENCE)?;
     let tuple = |flows: &serde_json::Value| {
         let all = flows["value"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|flow| flow["from"] == "a/eth0").map(|flow| flow["leavesAs"].clone())
@@ -242,7 +239,7 @@ fn outlives_kill(scene: &Scene) -> Result<()> {
         lab.daemon().kill();
         lab.daemon().run()?;
         client.write(&format!("round {round}\n"))?;
-        server.wait_for(&format!("round {round}"), Duration::from_secs(10))?;
+        server.wait_for(&format!("round {round}"), PATIENCE)?;
     }
     let after = tuple(&lab.json(&["flows"])?).context("the flow is there again")?;
     ensure!(before == after, "the binding stays: {before} and {after}");
@@ -311,7 +308,7 @@ internet: {hosts: {example: 203.0.113.80}}
 
 fn appliance(scene: &Scene) -> Result<()> {
     let lab = scene.up(APPLIANCE)?;
-    wait_until("the appliance is set up", Duration::from_secs(10), || {
+    wait_until("the appliance is set up", PATIENCE, || {
         Ok(lab.ctl(&["logs", "nva"])?.ok()?.stdout.contains("ready"))
     })?;
     let mut server = witness(&lab, "example", 80)?;

@@ -1,11 +1,9 @@
 //! Spokes that reach each other through the hub's firewall, by user routes.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("firewall::allows_by_rule_and_counts_connections", counts_connections).needs(&["nc", "ping"]),
@@ -72,9 +70,7 @@ fn counts_connections(scene: &Scene) -> Result<()> {
     let _ssh = lab.serve("db", 22, &["nc", "-lk", "22"])?;
     for count in 1..=3_u8 {
         ensure!(lab.connects("web", "10.2.0.4", 443)?, "TCP 443 passes the firewall");
-        wait_until("one hit for each connection", Duration::from_secs(5), || {
-            Ok(hits(&lab)? == f64::from(count))
-        })?;
+        wait_until("one hit for each connection", PATIENCE, || Ok(hits(&lab)? == f64::from(count)))?;
     }
     lab.expect_drop("FirewallDeny", || {
         ensure!(!lab.connects("web", "10.2.0.4", 22)?, "TCP 22 is denied");
@@ -106,7 +102,7 @@ fn drops_without_session(scene: &Scene) -> Result<()> {
     let mut server = lab.serve("db", 443, &["nc", "-l", "443"])?;
     let mut client = lab.spawn("web", &["nc", "10.2.0.4", "443"])?;
     client.write("by the peering\n")?;
-    server.wait_for("by the peering", Duration::from_secs(5))?;
+    server.wait_for("by the peering", PATIENCE)?;
 
     // The more specific user routes move the connection to the firewall, which never saw its SYN.
     let route = "- {name: private,";
@@ -123,7 +119,7 @@ fn revokes(scene: &Scene) -> Result<()> {
     let mut server = lab.serve("db", 443, &["nc", "-l", "443"])?;
     let mut client = lab.spawn("web", &["nc", "10.2.0.4", "443"])?;
     client.write("allowed\n")?;
-    server.wait_for("allowed", Duration::from_secs(5))?;
+    server.wait_for("allowed", PATIENCE)?;
 
     // A plan names the connection that the change would end, and touches nothing.
     let plan = lab.plan(&without, &["--impact", "-o", "json"])?.ok()?;
@@ -133,12 +129,12 @@ fn revokes(scene: &Scene) -> Result<()> {
     let flow = flows.iter().find(ours);
     ensure!(flow.is_some_and(|flow| flow["effect"] == "drop"), "the plan names the connection: {plan}");
     client.write("still there\n")?;
-    server.wait_for("still there", Duration::from_secs(5))?;
+    server.wait_for("still there", PATIENCE)?;
 
     lab.apply(&without)?.ok()?;
     let before = lab.drops("FirewallDeny")? + lab.drops("FirewallNoSession")?;
     client.write("too late\n")?;
-    wait_until("the firewall drops it", Duration::from_secs(5), || {
+    wait_until("the firewall drops it", PATIENCE, || {
         Ok(lab.drops("FirewallDeny")? + lab.drops("FirewallNoSession")? > before)
     })?;
     ensure!(!server.stdout().contains("too late"), "no byte passes after the rule is gone");

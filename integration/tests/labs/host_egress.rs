@@ -2,13 +2,12 @@
 //! lab's own, so that nothing ever leaves the machine.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::process::{self, Output, Running};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("host_egress::leaves_by_the_hosts_address_and_leaves_nothing_behind", leaves)
@@ -79,7 +78,7 @@ impl World {
         command.args(["netns", "exec", &self.outside, "nc", "-lkvn", &text]);
         let server = Running::start(&mut command)?;
         let filter = format!("sport = :{port}");
-        wait_until("the server outside listens", Duration::from_secs(10), || {
+        wait_until("the server outside listens", PATIENCE, || {
             let listening = ip(&["netns", "exec", &self.outside, "ss", "-Hltn", &filter])?;
             Ok(!listening.ok()?.stdout.trim().is_empty())
         })?;
@@ -117,7 +116,7 @@ impl Drop for World {
 }
 
 fn ip(arguments: &[&str]) -> Result<Output> {
-    process::output(Command::new("ip").args(arguments), Duration::from_secs(10))
+    process::output(Command::new("ip").args(arguments), PATIENCE)
 }
 
 fn leaves(scene: &Scene) -> Result<()> {
@@ -140,9 +139,7 @@ fn leaves(scene: &Scene) -> Result<()> {
         ensure!(lab.connects(from, SOMEWHERE, 80)?, "{from} leaves by the host");
     }
     let came = format!("Connection received on {HOST}");
-    wait_until("the server says who came", Duration::from_secs(5), || {
-        Ok(server.stderr().matches(&came).count() == 2)
-    })?;
+    wait_until("the server says who came", PATIENCE, || Ok(server.stderr().matches(&came).count() == 2))?;
     lab.expect_ping("public", SOMEWHERE)?;
     // The host's own networks are no Internet.
     lab.expect_drop("NoListener", || {
@@ -155,11 +152,11 @@ fn leaves(scene: &Scene) -> Result<()> {
     // The connection outlives the daemon.
     let mut client = lab.spawn_apart("a", &["nc", SOMEWHERE, "80"])?;
     client.write("before\n")?;
-    server.wait_for("before", Duration::from_secs(5))?;
+    server.wait_for("before", PATIENCE)?;
     lab.daemon().kill();
     lab.daemon().run()?;
     client.write("after\n")?;
-    server.wait_for("after", Duration::from_secs(10))?;
+    server.wait_for("after", PATIENCE)?;
 
     lab.apply(&closed)?.ok()?;
     let left = world.traces()?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use vnet_integration::binaries::{binaries, workspace};
 use vnet_integration::process::{self, Output, Running};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[Lab::new("image::builds_and_runs_a_lab", builds_and_runs).needs(&[
     "buildah",
@@ -172,7 +172,7 @@ fn builds_and_runs(scene: &Scene) -> Result<()> {
         exec.args(["exec", &name]).args(arguments);
         process::output(&mut exec, Duration::from_secs(120))
     };
-    wait_until("the daemon in the container answers", Duration::from_secs(30), || {
+    wait_until("the daemon in the container answers", PATIENCE, || {
         ensure!(container.is_alive(), "it ended: {}{}", container.stdout(), container.stderr());
         Ok(inside(&["vnetctl", "labs"])?.success())
     })?;
@@ -192,7 +192,7 @@ fn builds_and_runs(scene: &Scene) -> Result<()> {
     })();
     let mut stop = workshop.podman();
     process::output(stop.args(["stop", "-t", "10", &name]), Duration::from_secs(60))?;
-    let ended = container.finish(Duration::from_secs(20))?;
+    let ended = container.finish(PATIENCE)?;
     fs::write(scene.artifacts().join("container.log"), format!("{}{}", ended.stdout, ended.stderr))?;
     outcome?;
     ensure!(ended.success(), "the daemon ends in good order: {ended:?}");

@@ -1,11 +1,9 @@
 //! What a lab leaves on the host: nothing, whatever happened on the way.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use vnet_integration::host::{HostState, remains_of};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 use crate::{peering, story};
 
@@ -100,7 +98,7 @@ fn crashes_are_mended(scene: &Scene) -> Result<()> {
             return Ok(());
         }
         // Its connections close a moment before it has ended.
-        let ended = wait_until("the daemon ends", Duration::from_secs(10), || Ok(!daemon.is_alive()));
+        let ended = wait_until("the daemon ends", PATIENCE, || Ok(!daemon.is_alive()));
         ended.with_context(|| format!("step {step}: {output:?}"))?;
         daemon.kill();
         let daemon = daemon.env("VNETD_FAIL_AT", "0");
@@ -120,11 +118,11 @@ fn programs_end(scene: &Scene) -> Result<()> {
     // A marker that no other process has.
     let seconds = format!("{}", 100_000 + std::process::id());
     let mut inside = lab.spawn("a", &["sh", "-c", &format!("echo started; sleep {seconds}")])?;
-    inside.wait_for("started", Duration::from_secs(5))?;
+    inside.wait_for("started", PATIENCE)?;
     lab.down()?;
-    wait_until("it ends", Duration::from_secs(5), || Ok(!inside.is_alive()))?;
+    wait_until("it ends", PATIENCE, || Ok(!inside.is_alive()))?;
     let mut listing = std::process::Command::new("ps");
-    let listing = vnet_integration::process::output(listing.args(["-eo", "args"]), Duration::from_secs(5))?;
+    let listing = vnet_integration::process::output(listing.args(["-eo", "args"]), PATIENCE)?;
     ensure!(!listing.stdout.contains(&format!("sleep {seconds}")), "sleep still runs");
     Ok(())
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use vnet_integration::Scene;
 use vnet_integration::iperf::Report;
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::process::Running;
 use vnet_integration::suite::Lab;
+use vnet_integration::{PATIENCE, Scene};
 
 use crate::story;
 
@@ -69,7 +69,7 @@ fn ten_applies(scene: &Scene) -> Result<()> {
         }
     }
     ensure!(applies == 10, "ten applies");
-    let report = Report::read(&client.finish(Duration::from_secs(30))?)?;
+    let report = Report::read(&client.finish(PATIENCE)?)?;
     let rate = report.received_bits_per_second()?;
     ensure!((rate / 200e6 - 1.0).abs() < 0.03, "the stream ran at {:.1} Mb/s", rate / 1e6);
     // A tail-loss probe (RFC 8985, 7) of a sender that waited for a processor repeats what was not lost: the receiver says so by
@@ -118,7 +118,7 @@ fn start_stream(
     )?;
     let labels = [("vm", from), ("direction", "outbound")];
     let start = lab.metric("vnet_nic_bytes_total", &labels)?;
-    vnet_integration::wait_until("the stream runs", Duration::from_secs(10), || {
+    vnet_integration::wait_until("the stream runs", PATIENCE, || {
         Ok(lab.metric("vnet_nic_bytes_total", &labels)? > start + 1e6)
     })?;
     Ok(client)
@@ -152,13 +152,13 @@ fn ten_kills(scene: &Scene) -> Result<()> {
         lab.daemon().kill();
         lab.daemon().run().with_context(|| format!("restart {round}"))?;
         let base = sent(&lab)?;
-        vnet_integration::wait_until("traffic goes on", Duration::from_secs(10), || {
+        vnet_integration::wait_until("traffic goes on", PATIENCE, || {
             Ok(sent(&lab)?.iter().zip(&base).all(|(now, before)| *now > before + 1e6))
         })
         .with_context(|| format!("after kill {round}"))?;
     }
     for (way, _server, client) in streams {
-        let report = Report::read(&client.finish(Duration::from_secs(u64::from(SECONDS) + 20))?)
+        let report = Report::read(&client.finish(Duration::from_secs(SECONDS.into()) + PATIENCE)?)
             .with_context(|| format!("the stream by {way}"))?;
         let silence = report.longest_silence();
         ensure!(silence < 3.0, "{way}: {silence:.1} s without a byte");

@@ -1,11 +1,9 @@
 //! A network virtual appliance: a machine whose own kernel forwards and filters.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use vnet_integration::lab::edited;
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[Lab::new("nva::forwards_with_the_flag_only", forwards_with_the_flag_only)
     .needs(&["nc", "ping", "nft", "traceroute"])];
@@ -53,7 +51,7 @@ table inet filter {
 fn forwards_with_the_flag_only(scene: &Scene) -> Result<()> {
     std::fs::write(scene.folder().join("nva.nft"), RULES)?;
     let lab = scene.up(TOPOLOGY)?;
-    wait_until("logs show what run printed", Duration::from_secs(10), || {
+    wait_until("logs show what run printed", PATIENCE, || {
         Ok(lab.ctl(&["logs", "nva"])?.ok()?.stdout.contains("ready"))
     })?;
     let _servers = (lab.serve("db", 443, &["nc", "-lk", "443"])?, lab.serve("db", 23, &["nc", "-lk", "23"])?);

@@ -1,11 +1,9 @@
 //! Two networks and the two halves of their peering.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("peering::passes_only_with_both_halves", passes_only_with_both_halves).needs(&["ping", "nc"]),
@@ -90,15 +88,15 @@ fn carries_both_families(scene: &Scene) -> Result<()> {
         let mut tcp = lab.serve("b", number, &["nc", family, "-l", port])?;
         let client =
             lab.spawn("a", &["sh", "-c", &format!("echo over tcp | nc -N -w 3 {address} {port}")])?;
-        tcp.wait_for("over tcp", Duration::from_secs(5))?;
-        client.finish(Duration::from_secs(5))?.ok()?;
+        tcp.wait_for("over tcp", PATIENCE)?;
+        client.finish(PATIENCE)?.ok()?;
 
         let mut udp = lab.serve_udp("b", number, &["nc", family, "-u", "-l", port])?;
         let mut client = lab.spawn("a", &["nc", "-u", address, port])?;
         client.write("over udp\n")?;
-        udp.wait_for("over udp", Duration::from_secs(5))?;
+        udp.wait_for("over udp", PATIENCE)?;
         udp.write("and back\n")?;
-        client.wait_for("and back", Duration::from_secs(5))?;
+        client.wait_for("and back", PATIENCE)?;
     }
     Ok(())
 }
@@ -115,7 +113,7 @@ fn labs_do_not_meet(scene: &Scene) -> Result<()> {
     let _listener = one.serve("b", 7000, &["nc", "-lk", "7000"])?;
     ensure!(one.connects("a", "10.2.0.4", 7000)?, "the lab's own listener answers");
     ensure!(!two.connects("a", "10.2.0.4", 7000)?, "another lab's listener must not answer");
-    wait_until("each lab has counters of its own", Duration::from_secs(5), || {
+    wait_until("each lab has counters of its own", PATIENCE, || {
         let labels = [("vm", "b"), ("direction", "inbound")];
         Ok(one.metric("vnet_nic_packets_total", &labels)? > 0.0
             && other.metric("vnet_nic_packets_total", &labels)? == 0.0)
@@ -205,7 +203,7 @@ fn changed_ranges_wait(scene: &Scene) -> Result<()> {
     expect_halves(&lab, &behind)?;
     // The request arrives; the answer has no route back.
     lab.expect_drop("RouteNone", || lab.expect_no_ping("c", "10.2.0.4"))?;
-    let pings = pings.finish(Duration::from_secs(20))?;
+    let pings = pings.finish(PATIENCE)?;
     ensure!(pings.stdout.contains(" 0% packet loss"), "what is in force goes on: {}", pings.stdout);
 
     // A restart of the daemon is no sync.

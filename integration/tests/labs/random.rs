@@ -1,14 +1,12 @@
 //! Prediction equals packet: random small topologies, in which every pair's predicted path is held against a real
 //! packet, each way.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vnet_integration::Scene;
 use vnet_integration::lab::Lab as RunningLab;
 use vnet_integration::suite::Lab;
 use vnet_integration::wait_until;
+use vnet_integration::{PATIENCE, Scene};
 use vnet_tests::accept;
 use vnet_tests::generate::{Features, draw, seed};
 
@@ -166,7 +164,7 @@ fn let_machines_forward(lab: &RunningLab, topology: &Value) -> Result<()> {
 
 /// Each tunnel is up, or says why it is not.
 fn settle_tunnels(lab: &RunningLab) -> Result<()> {
-    wait_until("every tunnel is up or says why not", Duration::from_secs(30), || {
+    wait_until("every tunnel is up or says why not", PATIENCE, || {
         let report = lab.json(&["gateway", "status"])?;
         let tunnels = report["value"].as_array().context("no list of tunnels")?;
         Ok(tunnels.iter().all(|tunnel| tunnel["state"] == "Connected" || tunnel["why"].is_string()))

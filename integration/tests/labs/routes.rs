@@ -1,12 +1,10 @@
 //! Kinds of routes, with real packets: private endpoints, service endpoints, several appliances, gateways as next hop.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("routes::a_private_endpoint_answers_its_network_and_direct_peers", private_endpoint)
@@ -73,7 +71,7 @@ fn service_endpoint(scene: &Scene) -> Result<()> {
     let lab = scene.up(ENDPOINTS)?;
     let server = lab.serve("blob", 443, &["nc", "-lkvn", "443"])?;
     ensure!(lab.connects("reader", "20.60.0.10", 443)?, "no user route overrides the endpoint's");
-    wait_until("the service says who came", Duration::from_secs(5), || {
+    wait_until("the service says who came", PATIENCE, || {
         Ok(server.stderr().contains("Connection received on 10.0.6.4"))
     })?;
     ensure!(lab.path("reader", "blob", "tcp/443")?["sourceSeenAs"] == "10.0.6.4", "the prediction");
@@ -107,7 +105,7 @@ routeTables:
 
 fn ready(lab: &RunningLab, machines: &[&str]) -> Result<()> {
     for machine in machines {
-        wait_until("the appliance forwards", Duration::from_secs(10), || {
+        wait_until("the appliance forwards", PATIENCE, || {
             Ok(lab.ctl(&["logs", machine])?.ok()?.stdout.contains("ready"))
         })?;
     }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use vnet_integration::binaries::workspace;
 use vnet_integration::process::{self, Running};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, metrics, wait_until};
+use vnet_integration::{PATIENCE, Scene, metrics, wait_until};
 
 use crate::{peering, story};
 
@@ -40,7 +40,7 @@ fn prometheus(scene: &Scene) -> Result<()> {
 
     let mut check = Running::start(Command::new("promtool").args(["check", "metrics"]))?;
     check.write(&metrics::get(&lab.daemon().socket(), "/metrics")?)?;
-    let lint = check.finish(Duration::from_secs(20))?;
+    let lint = check.finish(PATIENCE)?;
     ensure!(lint.success(), "promtool check metrics: {}{}", lint.stdout, lint.stderr);
 
     let committed = std::fs::read_to_string(workspace().join("deploy/monitoring/prometheus.yml"))?;
@@ -58,10 +58,10 @@ fn prometheus(scene: &Scene) -> Result<()> {
         .arg(format!("--web.listen-address=127.0.0.1:{server_port}"));
     let _server = Running::start(&mut server)?;
     let query = format!("sum(vnet_drops_total{{lab=\"{}\",reason=\"RouteNone\"}}) > 0", lab.name());
-    wait_until("Prometheus has the drop", Duration::from_secs(30), || {
+    wait_until("Prometheus has the drop", PATIENCE, || {
         let mut ask = Command::new("promtool");
         ask.args(["query", "instant", &format!("http://127.0.0.1:{server_port}"), &query]);
-        let answer = process::output(&mut ask, Duration::from_secs(10))?.ok()?;
+        let answer = process::output(&mut ask, PATIENCE)?.ok()?;
         Ok(answer.stdout.contains("=>"))
     })
 }
@@ -99,21 +99,22 @@ fn service_manager(scene: &Scene) -> Result<()> {
     let running = Running::start(&mut command)?;
     expect_message(&socket, "READY=1")?;
     ensure!(metrics::get(&daemon.socket(), "/metrics").is_ok(), "ready means that the socket answers");
-    let first = expect_message(&socket, "WATCHDOG=1")?;
-    let second = expect_message(&socket, "WATCHDOG=1")?;
-    ensure!(second - first < Duration::from_secs(1), "{:?} between two signs of life", second - first);
+    // One of a few: others may use the machine, too.
+    let signs = (0..5).map(|_| expect_message(&socket, "WATCHDOG=1")).collect::<Result<Vec<_>>>()?;
+    let least = signs.windows(2).map(|two| two[1] - two[0]).min().unwrap_or(Duration::MAX);
+    ensure!(least < Duration::from_millis(600), "{least:?} between two signs of life");
     running.signal(Signal::SIGHUP);
     expect_message(&socket, "RELOADING=1")?;
     expect_message(&socket, "READY=1")?;
     running.signal(Signal::SIGTERM);
     expect_message(&socket, "STOPPING=1")?;
-    running.finish(Duration::from_secs(10))?.ok()?;
+    running.finish(PATIENCE)?.ok()?;
     Ok(())
 }
 
 /// Waits for a message that has this line; when it came.
 fn expect_message(socket: &UnixDatagram, line: &str) -> Result<Instant> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     let mut buffer = [0; 4096];
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

@@ -1,13 +1,19 @@
-//! Rates and delays with real packets. A machine that builds beside a lab may starve the sender or the daemon: usual runs ask
-//! for what shows the mechanism, the long ones for what the project promises.
+//! Rates and delays with real packets. Usual runs ask for what shows the mechanism, the long ones for what the project promises.
+//!
+//! Others may use the machine at the same time, so that sender or daemon wait for a processor. What such a wait can't
+//! excuse must hold in every window of measurement: nothing overtakes, nor gets ahead of the rate. What it can, late packets and
+//! an idle limiter, is judged by the best of a few windows, less the share of the time that the kernel says others took.
+//! A window of which much was taken proves little, so another is tried; where all are such, the machine allows no more.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use vnet_integration::contention::Watch;
 use vnet_integration::lab::Lab as RunningLab;
 use vnet_integration::one_way::{Arrivals, Load, measure};
+use vnet_integration::stream::{Plan, Stream};
 use vnet_integration::suite::Lab;
-use vnet_integration::{Scene, wait_until};
+use vnet_integration::{PATIENCE, Scene, wait_until};
 
 pub(crate) const LABS: &[Lab] = &[
     Lab::new("timing::a_machine_sends_at_its_bandwidth", sends_at_its_bandwidth).alone(),
@@ -31,8 +37,18 @@ virtualMachines:
 regions: {latency: {eastus: {eastus2: 2, westus: 40}}}
 ";
 
-/// Best of so many.
+/// So many windows, at most.
 const ROUNDS: usize = 3;
+/// The share of the machine that others may use before anything is put down to them.
+const FEW: f64 = 0.2;
+/// What a limiter lets go at once, of its rate.
+const BURST: Duration = Duration::from_micros(500);
+/// The queue of a limiter.
+pub(crate) const QUEUE: Duration = Duration::from_millis(50);
+/// The delay between two regions where rates are measured, and what the way takes besides.
+const WAY: Duration = Duration::from_millis(2);
+/// A packet's time is that of a look at the clock shortly before it was read.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// How far off the rate, and how late the median and 99 of 100 packets may be.
 struct Bounds {
@@ -46,29 +62,99 @@ fn bounds() -> Bounds {
     if std::env::var_os("VNET_NIGHTLY").is_some() {
         Bounds { rate: 0.01, p50: micros(50), p99: micros(200) }
     } else {
-        Bounds { rate: 0.05, p50: micros(3_000), p99: micros(30_000) }
+        Bounds { rate: 0.02, p50: micros(1_000), p99: micros(5_000) }
     }
 }
 
-/// Repeats until one round is within its bounds: the error is then None.
-fn best(mut round: impl FnMut() -> Result<Option<String>>) -> Result<()> {
-    let mut seen = Vec::new();
+/// How a window came out.
+struct Judged {
+    /// What is wrong, if anything.
+    wrong: Option<String>,
+    /// The share of the window that others took: what is wrong is so in spite of it.
+    taken: f64,
+}
+
+/// Repeats until a window is good without excuse; otherwise one that is good in spite of what others took has to do.
+fn best(mut round: impl FnMut() -> Result<Judged>) -> Result<()> {
+    let (mut wrong, mut least) = (Vec::new(), f64::INFINITY);
     for _ in 0..ROUNDS {
-        match round()? {
-            None => return Ok(()),
-            Some(error) => seen.push(error),
+        let judged = round()?;
+        match judged.wrong {
+            None if judged.taken == 0.0 => return Ok(()),
+            None => least = least.min(judged.taken),
+            Some(what) => wrong.push(format!("{what}, {:.3} of the time taken by others", judged.taken)),
         }
     }
-    bail!("in no round: {}", seen.join("; "))
+    ensure!(least.is_finite(), "in no window: {}", wrong.join("; "));
+    eprintln!(
+        "others took {least:.3} of the time at least: rates and delays are judged as far as that allows"
+    );
+    Ok(())
 }
 
-fn take(lab: &RunningLab, from: &str, to: &str, address: &str, load: &Load) -> Result<Arrivals> {
+/// The share of `judged` in which others may have had the processor of sender or worker while it could have gone on; nothing
+/// where others hardly use the machine. In that share packets leave late and a limiter may lie idle, whatever the daemon
+/// is worth.
+fn taken(watch: &Watch, sender_waited: Duration, judged: Duration) -> Result<f64> {
+    let taken = watch.taken()?;
+    let waited = (taken.workers_waited + sender_waited).as_secs_f64();
+    Ok(if taken.by_others < FEW { 0.0 } else { waited / judged.as_secs_f64() })
+}
+
+/// What arrived, and the share of the judged time that others took.
+struct Window {
+    arrivals: Arrivals,
+    taken: f64,
+}
+
+fn take(lab: &RunningLab, from: &str, to: &str, address: &str, load: &Load) -> Result<Window> {
+    let watch = Watch::start(lab.daemon().pid()?)?;
     let arrivals =
         measure(&lab.namespace(from), &lab.namespace(to), format!("{address}:7007").parse()?, load)
             .with_context(|| format!("{from} to {to}"))?;
-    // Whatever the machine does meanwhile: order is not a matter of luck.
+    let taken = taken(&watch, arrivals.sender_waited, load.duration.saturating_sub(load.settle))?;
     ensure!(arrivals.reordered == 0, "{} of {} overtook", arrivals.reordered, arrivals.received);
-    Ok(arrivals)
+    Ok(Window { arrivals, taken })
+}
+
+/// Who is offered 1.2 times a rate, in packets of 1400 bytes, lets that rate through; the rest waits in a full queue or is
+/// dropped. What waits takes `way` besides.
+pub(crate) fn keeps_its_rate(
+    lab: &RunningLab,
+    (from, to, address): (&str, &str, &str),
+    rate_bps: u64,
+    segments: u16,
+    way: Duration,
+) -> Result<()> {
+    let load = Load {
+        rate_bps: rate_bps * 6 / 5,
+        datagram_bytes: 1372,
+        segments,
+        duration: Duration::from_secs(4),
+        settle: Duration::from_secs(2),
+    };
+    let rate = rate_bps as f64;
+    let two_packets = Duration::from_secs_f64(2.0 * 1400.0 * 8.0 / rate);
+    let bounds = bounds();
+    best(|| {
+        let Window { arrivals, taken } = take(lab, from, to, address, &load)?;
+        let ahead = arrivals.ahead_of(rate);
+        // The time of a packet that was sent while the worker had no processor may be from before that.
+        let most = BURST.max(two_packets) + LOOK + (load.duration - load.settle).mul_f64(taken);
+        ensure!(ahead <= most, "{from}: {ahead:?} ahead of {rate_bps} b/s");
+        let share = arrivals.rate_bps / rate;
+        let is_kept = (1.0 - bounds.rate - taken..=1.0 + bounds.rate).contains(&share);
+        let is_queued = arrivals.later_than(QUEUE / 2) >= 0.5 - taken;
+        let is_bounded = arrivals.later_than(QUEUE + way + bounds.p50) <= 0.5 + taken
+            && arrivals.later_than(QUEUE + way + bounds.p99) <= 0.01 + taken;
+        let wrong = (!is_kept || !is_queued || !is_bounded).then(|| {
+            let [p50, p99] = [0.5, 0.99].map(|share| arrivals.delay(share));
+            format!(
+                "{from}, {segments} at once: {share:.4} of the rate, after {p50:?} mostly, {p99:?} at last"
+            )
+        });
+        Ok(Judged { wrong, taken })
+    })
 }
 
 fn sends_at_its_bandwidth(scene: &Scene) -> Result<()> {
@@ -76,45 +162,24 @@ fn sends_at_its_bandwidth(scene: &Scene) -> Result<()> {
     let shown = lab.ctl(&["show", "virtualMachines"])?.ok()?.stdout;
     ensure!(shown.contains("200 Mb/s"), "show names the bandwidth:\n{shown}");
     for (machine, mbps, segments) in [("r10", 10, 1), ("r10", 10, 40), ("r200", 200, 1), ("r200", 200, 40)] {
-        let rate = mbps * 1_000_000;
-        let load = Load {
-            rate_bps: rate * 6 / 5,
-            datagram_bytes: 1372,
-            segments,
-            duration: Duration::from_secs(4),
-            settle: Duration::from_secs(2),
-        };
-        best(|| {
-            let arrivals = take(&lab, machine, "near", "10.2.0.4", &load)?;
-            let (arrived, expected) = (arrivals.rate_bps, rate as f64);
-            // The queue holds 50 ms; the way takes 1.
-            let waited = arrivals.delay(0.99);
-            let is_kept = (arrived / expected - 1.0).abs() <= bounds().rate
-                && waited > Duration::from_millis(20)
-                && waited < Duration::from_millis(60) + bounds().p99;
-            Ok((!is_kept).then(|| format!("{machine}, {segments} at once: {arrived:.0} b/s, {waited:?}")))
-        })?;
+        keeps_its_rate(&lab, (machine, "near", "10.2.0.4"), mbps * 1_000_000, segments, WAY)?;
     }
     ensure!(lab.drops("ShaperQueueFull")? > 0.0, "what does not fit is dropped and counted");
 
-    let load = Load {
-        rate_bps: 12_000_000,
+    let plan = Plan {
+        from: "10.1.0.4:7008".parse()?,
+        to: "10.2.0.4:7008".parse()?,
         datagram_bytes: 1372,
-        segments: 1,
-        duration: Duration::from_secs(5),
-        settle: Duration::ZERO,
+        every: Duration::from_micros(100),
     };
-    std::thread::scope(|scope| {
-        let sending = scope.spawn(|| take(&lab, "r10", "near", "10.2.0.4", &load));
-        let queued = wait_until("the queue shows", Duration::from_secs(4), || {
-            let labels = [("vm", "r10")];
-            let delay = lab.metric("vnet_vm_shaper_delay_seconds", &labels)?;
-            let bytes = lab.metric("vnet_vm_shaper_queue_bytes", &labels)?;
-            Ok(delay > 0.02 && delay < 0.06 && bytes > 20_000.0)
-        });
-        sending.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        queued
-    })
+    let mut stream = Stream::start(&lab.namespace("r10"), &lab.namespace("near"), plan)?;
+    wait_until("the queue shows", PATIENCE, || {
+        let labels = [("vm", "r10")];
+        let delay = lab.metric("vnet_vm_shaper_delay_seconds", &labels)?;
+        let bytes = lab.metric("vnet_vm_shaper_queue_bytes", &labels)?;
+        Ok(delay > 0.02 && delay < 0.06 && bytes > 20_000.0)
+    })?;
+    stream.end()
 }
 
 fn delay_is_kept(scene: &Scene) -> Result<()> {
@@ -129,11 +194,18 @@ fn delay_is_kept(scene: &Scene) -> Result<()> {
         };
         let (delay, bounds) = (Duration::from_millis(delay), bounds());
         best(|| {
-            let arrivals = take(&lab, "free", machine, address, &load)?;
-            let (first, p50, p99) = (arrivals.delay(0.01), arrivals.delay(0.5), arrivals.delay(0.99));
-            let is_kept =
-                first + bounds.p99 >= delay && p50 <= delay + bounds.p50 && p99 <= delay + bounds.p99;
-            Ok((!is_kept).then(|| format!("{machine}: {first:?} to {p99:?}, {p50:?} mostly")))
+            let Window { arrivals, taken } = take(&lab, "free", machine, address, &load)?;
+            let [first, p50, p99] = [0.0, 0.5, 0.99].map(|share| arrivals.delay(share));
+            // Only what was sent while the worker had no processor may have the time of before that.
+            let in_time = arrivals.later_than(delay - LOOK);
+            ensure!(
+                in_time >= 0.999 - taken,
+                "{machine}: {in_time:.4} take the delay, one of them {first:?}"
+            );
+            let is_kept = arrivals.later_than(delay + bounds.p50) <= 0.5 + taken
+                && arrivals.later_than(delay + bounds.p99) <= 0.01 + taken;
+            let wrong = (!is_kept).then(|| format!("{machine}: {first:?} to {p99:?}, {p50:?} mostly"));
+            Ok(Judged { wrong, taken })
         })?;
     }
     lab.expect_balance()
@@ -143,12 +215,16 @@ fn delay_is_kept(scene: &Scene) -> Result<()> {
 fn tcp_fills_the_way(scene: &Scene) -> Result<()> {
     let lab = scene.up(TOPOLOGY)?;
     best(|| {
-        let server = lab.serve("far", 5201, &["iperf3", "-s", "-1", "-J"])?;
-        let client = ["iperf3", "-c", "10.3.0.4", "-t", "6", "-O", "2", "-J"];
-        lab.exec_within("r200", &client, Duration::from_secs(30))?.ok()?;
-        let report = vnet_integration::iperf::Report::read(&server.finish_open(Duration::from_secs(10))?)?;
+        let watch = Watch::start(lab.daemon().pid()?)?;
+        let server = lab.serve("far", 5201, &["nice", "-n", "-15", "iperf3", "-s", "-1", "-J"])?;
+        let client = ["nice", "-n", "-15", "iperf3", "-c", "10.3.0.4", "-t", "6", "-O", "2", "-J"];
+        lab.exec("r200", &client)?.ok()?;
+        let report = vnet_integration::iperf::Report::read(&server.finish_open(PATIENCE)?)?;
+        let taken = taken(&watch, Duration::ZERO, Duration::from_secs(6))?;
         // Of each 1500 bytes 1448 are payload.
-        let rate = report.received_bits_per_second()? * 1500.0 / 1448.0;
-        Ok((!(0.7 * 200e6..=1.02 * 200e6).contains(&rate)).then(|| format!("{rate:.0} b/s")))
+        let share = report.received_bits_per_second()? * 1500.0 / 1448.0 / 200e6;
+        // Each wait of the worker delays an acknowledgement too.
+        let is_filled = (0.7 - 2.0 * taken..=1.02).contains(&share);
+        Ok(Judged { wrong: (!is_filled).then(|| format!("{share:.3} of the rate")), taken })
     })
 }
