@@ -26,6 +26,10 @@ pub use key::FlowKey;
 /// At most this many sessions are kept alive by one flow.
 pub const FLOW_SESSIONS_MAX: usize = 6;
 
+/// Packets after which a flow is under way: it is looked at then, and is worth being offered to be replayed elsewhere. Most
+/// flows never have so many.
+pub const FLOW_UNDER_WAY_PACKETS: u64 = 8;
+
 const TICK_NS: u64 = 250_000_000;
 const TICKS_PER_SECOND: u32 = 4;
 const OFFER_DOUBLINGS_MAX: u8 = 8;
@@ -136,16 +140,19 @@ impl FlowTable {
     }
 
     /// Counts packets of a flow and takes note of what their TCP flags mean. True where somebody should look at the
-    /// flow and tell its sessions: their state may change, or a second has passed since the last look; for a
-    /// decision's first look a quarter of a second.
+    /// flow and tell its sessions: their state may change, the flow is under way now, or a second has passed since the
+    /// last look; for a decision's first look a quarter of a second.
     pub fn touch(&mut self, id: FlowId, flags: TcpFlags, packets: u64, bytes: u64, now: Nanos) -> bool {
         let tick = tick_of(now);
         let flow = self.entries.get_mut(id.0);
         flow.last_seen = tick;
+        let was_under_way = flow.packets >= FLOW_UNDER_WAY_PACKETS;
         flow.packets += packets;
         flow.bytes += bytes;
+        let is_under_way = flow.packets >= FLOW_UNDER_WAY_PACKETS;
         let state = next_state(flow.state, flow.near.protocol(), flags);
-        let mut due = flags.0 & (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) != 0;
+        let mut due = is_under_way != was_under_way;
+        due |= flags.0 & (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) != 0;
         if state != flow.state {
             due = true;
             self.enter_state(id.0, state);

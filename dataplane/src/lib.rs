@@ -40,7 +40,7 @@ pub use buffer::{BufferPool, PacketBuf};
 pub use checksum::ChecksumState;
 pub use classifier::{Classifier, RuleSpec};
 pub use coalesce::Coalescer;
-pub use flow_table::{FlowDecision, FlowEntry, FlowId, FlowKey, FlowTable};
+pub use flow_table::{FLOW_UNDER_WAY_PACKETS, FlowDecision, FlowEntry, FlowId, FlowKey, FlowTable};
 pub use fragment_tracker::FragmentTracker;
 pub use gso::Segments;
 pub use hash::TupleHash;

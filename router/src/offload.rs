@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vnet_dataplane::{
-    Action, FlowId, FlowKey, FlowState, Nanos, OffloadCounts, OffloadEntry, OffloadSlot, PacketMeta, PortId,
-    Protocol, TcpFlags,
+    Action, FLOW_UNDER_WAY_PACKETS, FlowId, FlowKey, FlowState, Nanos, OffloadCounts, OffloadEntry,
+    OffloadSlot, PacketMeta, PortId, Protocol, TcpFlags,
 };
 use vnet_fabric::snapshot::{PortKind, Snapshot};
 
@@ -18,8 +18,6 @@ use crate::core::Core;
 use crate::output::Output;
 use crate::router::Router;
 
-/// A flow that has seen fewer packets is not worth an entry: most never will.
-const PACKETS_MIN: u64 = 8;
 /// Candidates of one batch; more wait for their next look.
 const CANDIDATES_MAX: usize = 256;
 /// Records that one timer's turn merges.
@@ -160,7 +158,7 @@ impl Router {
         match flow.offload() {
             Some(_) if !lives => self.flows.loosen(id),
             None if lives
-                && flow.packets >= PACKETS_MIN
+                && flow.packets >= FLOW_UNDER_WAY_PACKETS
                 && self.flows.may_offer(id, now)
                 && !self.is_tapped(flow.key().ingress(), self.flows.actions(id))
                 && self.offloading.candidates.len() < CANDIDATES_MAX =>

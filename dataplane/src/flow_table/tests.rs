@@ -268,6 +268,20 @@ fn the_first_look_comes_early() {
 }
 
 #[test]
+fn a_flow_is_looked_at_when_it_is_under_way() {
+    let mut table = FlowTable::new(8, Timeouts::default(), 1);
+    let key = FlowKey::new(PortId(1), &tuple(1, Protocol::UDP));
+    let id = table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
+    for number in 1..=FLOW_UNDER_WAY_PACKETS + 3 {
+        let due = table.touch(id, NONE, 1, 40, Nanos(1));
+        assert_eq!(due, number == FLOW_UNDER_WAY_PACKETS, "packet {number}");
+    }
+    let key = FlowKey::new(PortId(1), &tuple(2, Protocol::UDP));
+    let id = table.insert(key, decision(&DELIVER, &[]), NONE, Nanos::ZERO).unwrap();
+    assert!(table.touch(id, NONE, 44, 64_000, Nanos(1)), "a super-packet is many packets");
+}
+
+#[test]
 fn a_record_comes_back_when_its_flow_goes_or_is_decided_anew() {
     let mut table = FlowTable::new(1, Timeouts::default(), 1);
     let udp = |number| FlowKey::new(PortId(1), &tuple(number, Protocol::UDP));
