@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// Replays in the kernel the flows that the daemon has approved. Three programs, one for each place that such a packet
-// passes: the egress of the sender's NIC, the fabric's end of the sender's cable, the receiver's end of the receiver's.
+// Replays in the kernel the flows that the daemon has approved. Three programs, one for each kind of place that such a packet
+// passes: the egress of the sender's NIC, a machine's end of a cable, the sender's and then the receiver's, and in between the
+// fabric's end of the sender's cable.
 // Whatever is not exactly a packet of an approved flow goes on to the NIC's queue, where the daemon reads it.
 //
 // daemon/src/offload/layout.rs has the same layout of the maps, daemon/src/offload/equipment.rs the same numbering of
@@ -41,8 +42,9 @@ static __u64 (*const coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 #define KEY_WORDS 6
 // A device's cable has the device's number and this.
 #define CABLE_OFFSET 0x10000
-// Marks packets of nic_egress on the cable: a number that no socket can give a packet.
-#define APPROVED 0x766e
+// Marks packets of nic_egress on their way over the cables: numbers that no socket can give a packet.
+#define DEPARTING 0x766e
+#define ARRIVING 0x766f
 
 struct slot {
 	// {NIC, protocol, version}, ports, source, destination; addresses and ports as in the packet.
@@ -282,7 +284,12 @@ int nic_egress(struct __sk_buff *skb)
 	__u32 cable = skb->ifindex + CABLE_OFFSET;
 	__be16 protocol = skb->protocol;
 
-	if ((lower && packet.ttl <= lower) || is_watched(skb))
+	if (lower && packet.ttl <= lower)
+		return TC_ACT_OK;
+	__u64 now = coarse_ns();
+
+	// The clock moves some hundred times a second, and so often is looked for sockets while a flow is busy.
+	if (now != slot->last_seen_ns && is_watched(skb))
 		return TC_ACT_OK;
 	if (segment) {
 		count = (bytes - packet.header_bytes + segment - 1) / segment;
@@ -303,13 +310,25 @@ int nic_egress(struct __sk_buff *skb)
 
 	asm volatile("" : : "r"(before) : "memory");
 	__sync_fetch_and_add(&slot->bytes, bytes);
-	slot->last_seen_ns = coarse_ns();
+	slot->last_seen_ns = now;
 	header->target = slot->target;
 	header->protocol = protocol;
 	if (lower)
 		lower_ttl(header + 1, end, protocol, lower);
-	skb->tc_index = APPROVED;
-	return redirect(cable, 0);
+	skb->tc_index = DEPARTING;
+	// As if the cable had received it: its queue would cost more than the turn through its ingress.
+	return redirect(cable, BPF_F_INGRESS);
+}
+
+// Ingress of a machine's end of a cable: from the NIC to the other end, or from the fabric to the NIC that the cable belongs to.
+SEC("classifier")
+int nic_ingress(struct __sk_buff *skb)
+{
+	if (skb->tc_index == DEPARTING)
+		return redirect_peer(skb->ifindex, 0);
+	if (skb->tc_index == ARRIVING)
+		return redirect(skb->ifindex - CABLE_OFFSET, BPF_F_INGRESS);
+	return TC_ACT_SHOT;
 }
 
 // Ingress of the fabric's end of a cable.
@@ -318,16 +337,10 @@ int fabric_ingress(struct __sk_buff *skb)
 {
 	struct cable_header *header = (void *)(long)skb->data;
 
-	if (skb->tc_index != APPROVED || (void *)(header + 1) > (void *)(long)skb->data_end)
+	if (skb->tc_index != DEPARTING || (void *)(header + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_SHOT;
+	skb->tc_index = ARRIVING;
 	return redirect_peer(header->target, 0);
-}
-
-// Ingress of a machine's end of a cable: on to the NIC that it belongs to.
-SEC("classifier")
-int nic_ingress(struct __sk_buff *skb)
-{
-	return redirect(skb->ifindex - CABLE_OFFSET, BPF_F_INGRESS);
 }
 
 char licence[] SEC("license") = "Dual MIT/GPL";
