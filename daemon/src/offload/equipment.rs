@@ -17,7 +17,7 @@ use netlink_packet_route::tc::{
 };
 use vnet_dataplane::PortId;
 
-use super::program::Programs;
+use super::program::{self, Programs};
 use crate::host::error::{HostError, Result};
 use crate::host::link;
 use crate::host::netlink::Netlink;
@@ -93,8 +93,8 @@ impl Fabric {
             silence(&cable_name)?;
             bring_up(&mut near, &cable_name, cable)?;
             bring_up(&mut far, &target_name, target)?;
-            attach(&mut far, target, Side::Ingress, &programs.fabric_ingress, 0)?;
-            attach(&mut near, cable, Side::Ingress, &programs.nic_ingress, 0)?;
+            attach_to_cable(&self.ns, target, &programs.fabric_ingress)?;
+            attach_to_cable(ns, cable, &programs.nic_ingress)?;
             attach(&mut near, nic, Side::Egress, &programs.nic_egress, port.0)
         })?
     }
@@ -147,6 +147,14 @@ fn bring_up(netlink: &mut Netlink, name: &str, index: u32) -> Result<()> {
     message.header.flags = LinkFlags::Up | LinkFlags::Noarp;
     message.header.change_mask = LinkFlags::Up | LinkFlags::Noarp;
     netlink.request("bring up", name, RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Has a program take what comes out of a cable.
+fn attach_to_cable(ns: &Netns, index: u32, program: &(impl AsRawFd + Sync)) -> Result<()> {
+    if !ns.run(|| program::attach_to_ingress(index, program))?? {
+        attach(&mut Netlink::open_in(ns)?, index, Side::Ingress, program, 0)?;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

@@ -222,6 +222,50 @@ fn map_memory(fd: BorrowedFd<'_>, name: &str, bytes: usize) -> Result<MmapRaw> {
     MmapOptions::new().len(bytes).map_raw(fd.as_raw_fd()).on("map into memory the table", name)
 }
 
+/// Attaches a program to the ingress of the device `index` of the thread's namespace, ahead of every queueing discipline: a turn
+/// through clsact's classifier costs a small packet as much as the program does. It stays until the device goes. False
+/// where the kernel knows no such place: before Linux 6.6.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub(super) fn attach_to_ingress(index: u32, program: &impl AsRawFd) -> Result<bool> {
+    let attributes = AttachAttributes {
+        target: index,
+        program: program.as_raw_fd() as u32,
+        attach_type: BPF_TCX_INGRESS,
+        ..AttachAttributes::default()
+    };
+    // SAFETY: the attributes live until the call has returned, and have the layout of bpf(2).
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &attributes, size_of::<AttachAttributes>()) };
+    if answer >= 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // It is attached already.
+        Some(libc::EEXIST) => Ok(true),
+        Some(libc::EINVAL) => Ok(false),
+        _ => Err(error).on("attach a program to", format_args!("device {index}")),
+    }
+}
+
+/// Layout of `union bpf_attr` for BPF_PROG_ATTACH.
+#[repr(C)]
+#[derive(Default)]
+struct AttachAttributes {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+    replaced: u32,
+    relative: u32,
+    expected_revision: u64,
+}
+
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_TCX_INGRESS: u32 = 46;
+
 /// Layout of `union bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
 #[repr(C)]
 struct ObjectAttributes {
