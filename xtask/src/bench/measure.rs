@@ -7,7 +7,7 @@ use vnet_integration::iperf::Report;
 use vnet_integration::process::Output;
 
 use super::cpu::Usage;
-use super::path::{Path, SOCKPERF_PORT};
+use super::path::{Path, SOCKPERF_PORT, on_processor};
 use super::section::Figure;
 
 /// One measure; it gives several figures.
@@ -132,7 +132,7 @@ fn round_trip(path: &Path, seconds: u32) -> Result<Taken> {
     let (program, address) = ("sockperf", path.address.as_str());
     let arguments =
         [program, "ping-pong", "-i", address, "-p", &port, "-t", &seconds_text, "-m", "64", "--full-rtt"];
-    let (output, spent) = measured(path, &arguments, seconds)?;
+    let (output, spent) = measured(path, &on_processor("0", &arguments), seconds)?;
     let output = output.ok()?;
     let text = format!("{}{}", output.stdout, output.stderr);
     let after = |label: &str| {

@@ -41,6 +41,14 @@ pub(crate) struct Conditions {
     tcp: [String; 2],
 }
 
+/// A command that stays on a processor of its own: the ends of a round trip have one each, so that it takes the same wake-ups on
+/// every path. With a single processor there is nothing to choose.
+pub(crate) fn on_processor<'a>(processor: &'a str, command: &[&'a str]) -> Vec<&'a str> {
+    let several = std::thread::available_parallelism().is_ok_and(|count| count.get() > 1);
+    let prefix: &[&str] = if several { &["taskset", "-c", processor] } else { &[] };
+    [prefix, command].concat()
+}
+
 impl Path {
     pub(crate) fn new(
         name: &'static str,
@@ -66,12 +74,10 @@ impl Path {
     /// Starts the servers, and waits until the path carries packets to them.
     pub(crate) fn serve(&self) -> Result<Vec<Running>> {
         let sockperf_port = SOCKPERF_PORT.to_string();
+        let sockperf = ["sockperf", "server", "-i", &self.address, "-p", &sockperf_port];
         let servers = vec![
             Running::start(&mut inside(&self.server, &["iperf3", "-s"]))?,
-            Running::start(&mut inside(
-                &self.server,
-                &["sockperf", "server", "-i", &self.address, "-p", &sockperf_port],
-            ))?,
+            Running::start(&mut inside(&self.server, &on_processor("1", &sockperf)))?,
         ];
         self.wait_open(IPERF_PORT).with_context(|| format!("servers of {}", self.name))?;
         Ok(servers)
