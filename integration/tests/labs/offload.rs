@@ -169,17 +169,23 @@ fn nic(lab: &Running, machine: &str, direction: &str, unit: &str) -> Result<u64>
     Ok(lab.metric(&format!("vnet_nic_{unit}_total"), &labels)? as u64)
 }
 
-/// What a machine's NIC and its cable have sent, and what the NIC had no room for: it keeps 500 packets for a daemon that is late.
-fn device_counters(lab: &Running, machine: &str) -> Result<[u64; 3]> {
-    let files = [("eth0", "tx_packets"), ("cable-eth0", "tx_packets"), ("eth0", "tx_dropped")];
-    let mut values = [0; 3];
-    for ((device, counter), value) in files.iter().zip(&mut values) {
-        let file = format!("/sys/class/net/{device}/statistics/{counter}");
-        // A cable is laid when it is needed.
-        let text = in_namespace(lab, machine, &["sh", "-c", &format!("cat {file} 2>/dev/null || echo 0")])?;
-        *value = text.trim().parse()?;
-    }
-    Ok(values)
+/// A figure of a machine's device; a cable is laid when it is needed.
+fn device(lab: &Running, machine: &str, device: &str, counter: &str) -> Result<u64> {
+    let file = format!("/sys/class/net/{device}/statistics/{counter}");
+    let text = in_namespace(lab, machine, &["sh", "-c", &format!("cat {file} 2>/dev/null || echo 0")])?;
+    Ok(text.trim().parse()?)
+}
+
+/// What a machine's NIC had no room for: it keeps 500 packets for a daemon that is late.
+fn no_room(lab: &Running, machine: &str) -> Result<u64> {
+    device(lab, machine, "eth0", "tx_dropped")
+}
+
+/// What the NIC of `a` has handed to the daemon, what the cable of `b` has brought, and what `a` had no room for.
+fn device_counters(lab: &Running) -> Result<[u64; 3]> {
+    let (read, carried) =
+        (device(lab, "a", "eth0", "tx_packets")?, device(lab, "b", "cable-eth0", "rx_packets")?);
+    Ok([read, carried, no_room(lab, "a")?])
 }
 
 /// Packets and bytes of the sender's NIC, of the peering, and of the receiver's NIC.
@@ -206,7 +212,7 @@ fn exact(scene: &Scene) -> Result<()> {
         ("[fd00:1::4]:4000", "[fd00:2::4]:5000", "fd00:1::4", 48),
     ] {
         let offloaded = || Ok::<u64, anyhow::Error>(lab.metric("vnet_offload_packets_total", &[])? as u64);
-        let before = (charged(&lab)?, device_counters(&lab, "a")?, offloaded()?);
+        let before = (charged(&lab)?, device_counters(&lab)?, offloaded()?);
         let mut stream = stream(&lab, ("a", from), ("b", to))?;
         wait_flow_runs_in(&lab, address, 5000, "kernel")?;
         stream.wait_received(2_000)?;
@@ -220,12 +226,12 @@ fn exact(scene: &Scene) -> Result<()> {
         stream.stop_sending()?;
         let sent = stream.sent();
         wait_until("all figures agree", LIMIT, || {
-            let now = device_counters(&lab, "a")?;
+            let now = device_counters(&lab)?;
             let [read, carried, dropped] = std::array::from_fn(|at| now[at] - before.1[at]);
             let total = sent - dropped;
             ensure!(
                 read + carried == total,
-                "{sent} sent, devices: {read} + {carried} sent, {dropped} dropped"
+                "{sent} sent, devices: {read} read, {carried} brought, {dropped} dropped"
             );
             ensure!(stream.received() == total, "{total} sent, {} received", stream.received());
             let bytes = total * (100 + header);
@@ -277,7 +283,7 @@ fn through_firewall(scene: &Scene) -> Result<()> {
     }
     stream.stop_sending()?;
     wait_until("every counter has every packet", LIMIT, || {
-        let total = stream.sent() - device_counters(&lab, "web")?[2];
+        let total = stream.sent() - no_room(&lab, "web")?;
         let flow = flow(&lab, "10.1.0.4", 443)?.context("the flow is there")?;
         let peering =
             |from: &str, to: &str| lab.metric("vnet_peering_bytes_total", &[("from", from), ("to", to)]);
@@ -350,15 +356,14 @@ fn spoofed(scene: &Scene) -> Result<()> {
     ensure!(flow["from"] == "a/eth0", "the flow is still a's: {flow}");
     genuine.stop_sending()?;
     own.stop_sending()?;
-    let no_room = |machine: &str| Ok::<u64, anyhow::Error>(device_counters(&lab, machine)?[2]);
     wait_until("what was sent has arrived or is dropped for its source", LIMIT, || {
-        Ok(genuine.received() == genuine.sent() - no_room("a")?
-            && own.received() + dropped()? == own.sent() + FORGED - no_room("c")?)
+        Ok(genuine.received() == genuine.sent() - no_room(&lab, "a")?
+            && own.received() + dropped()? == own.sent() + FORGED - no_room(&lab, "c")?)
     })?;
     ensure!(genuine.strange() == 0, "{} forged datagrams arrived", genuine.strange());
     wait_until("c is charged with all that it sent", LIMIT, || {
-        Ok(nic(&lab, "c", "outbound", "packets")? == own.sent() + FORGED - no_room("c")?
-            && nic(&lab, "a", "outbound", "packets")? == genuine.sent() - no_room("a")?)
+        Ok(nic(&lab, "c", "outbound", "packets")? == own.sent() + FORGED - no_room(&lab, "c")?
+            && nic(&lab, "a", "outbound", "packets")? == genuine.sent() - no_room(&lab, "a")?)
     })?;
     genuine.end().and(own.end())
 }
