@@ -97,7 +97,7 @@ impl Demo {
             .stderr(log)
             .process_group(0)
             .spawn()?;
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + vnet_integration::PATIENCE;
         while vnet_integration::metrics::get(&self.socket(), "/metrics").is_err() {
             if child.try_wait()?.is_some() || Instant::now() > deadline {
                 let _ = child.kill();

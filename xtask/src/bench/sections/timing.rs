@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vnet_integration::one_way::{Arrivals, Load, measure as send};
 
 use crate::bench::Bench;
@@ -186,7 +186,10 @@ fn seconds(bench: &Bench) -> Duration {
 
 fn take(lab: &BenchLab, from: &str, to: &str, address: &str, load: &Load) -> Result<Arrivals> {
     let lab = lab.lab();
-    send(&lab.namespace(from), &lab.namespace(to), format!("{address}:{PORT}").parse()?, load)
+    let arrivals =
+        send(&lab.namespace(from), &lab.namespace(to), format!("{address}:{PORT}").parse()?, load)?;
+    ensure!(arrivals.settled() > 0, "none of {} datagrams arrived after settling", arrivals.sent);
+    Ok(arrivals)
 }
 
 #[cfg(test)]
