@@ -373,7 +373,7 @@ pub fn read_text(path: &Path) -> Result<String, Diagnostics> {
         file_trouble(
             &origin,
             format!("the topology file cannot be read: {error}"),
-            "check the path; a topology has 8 MiB at most",
+            "name a file that you may read, of 8 MiB at most",
         )
     })?;
     String::from_utf8(bytes).map_err(|error| {

@@ -381,11 +381,17 @@ fn one_more_than_each_limit_is_refused() {
     }
 }
 
+/// Some things that have a limit change nothing yet, however many there are.
+fn beside_not_yet(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    found.retain(|found| found.rule != "not-acted-on-yet");
+    found
+}
+
 #[test]
 fn a_limit_that_is_near_is_named_with_its_figure() {
     for limit in CASES {
         for count in [limit.max, (limit.max * 9).div_ceil(10)] {
-            let found = findings(limit, count);
+            let found = beside_not_yet(findings(limit, count));
             let said: Vec<String> = found.iter().map(ToString::to_string).collect();
             let near: Vec<_> = found.iter().filter(|found| found.rule == "limit-near").collect();
             assert_eq!(near.len(), 1, "{} with {count}: {}", limit.rule, said.join("\n"));
@@ -395,7 +401,7 @@ fn a_limit_that_is_near_is_named_with_its_figure() {
                 [count.to_string(), limit.max.to_string(), format!("({} %)", count * 100 / limit.max)];
             assert!(figures.iter().all(|figure| near[0].message.contains(figure)), "{}", near[0]);
         }
-        let below = findings(limit, (limit.max * 9).div_ceil(10) - 1);
+        let below = beside_not_yet(findings(limit, (limit.max * 9).div_ceil(10) - 1));
         let said: Vec<String> = below.iter().map(ToString::to_string).collect();
         assert!(below.is_empty(), "{}: {}", limit.rule, said.join("\n"));
     }

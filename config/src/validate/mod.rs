@@ -12,6 +12,7 @@ mod limits;
 mod machine;
 mod names;
 mod network;
+mod not_yet;
 mod peering;
 mod region;
 mod route;
@@ -67,6 +68,7 @@ pub(crate) fn validate(topology: &Topology, positions: &Positions, reporter: &mu
     gateway::check(&mut check);
     expect::check(&mut check);
     limits::check(&mut check);
+    not_yet::check(&mut check);
 }
 
 impl Check<'_, '_> {
