@@ -47,6 +47,12 @@ fn only_unicast_of_five_protocols_is_carried() {
 }
 
 #[test]
+fn a_file_can_expect_every_drop_reason() {
+    let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    assert_eq!(vnet_config::model::DROP_REASONS, reasons);
+}
+
+#[test]
 fn what_the_host_keeps_for_itself_is_not_carried() {
     let snapshot = lab(&NVA.replace("FLAG", "true"));
     let send = |protocol, source_port, port| {
