@@ -192,6 +192,27 @@ pub struct LabSummary {
     pub epoch: u64,
 }
 
+/// What [`Resource::kind`] can be.
+pub const RESOURCE_KINDS: &[&str] = &[
+    "virtualNetworks",
+    "peerings",
+    "virtualMachines",
+    "networkSecurityGroups",
+    "applicationSecurityGroups",
+    "routeTables",
+    "azureFirewalls",
+    "firewallPolicies",
+    "ipGroups",
+    "virtualNetworkGateways",
+    "localNetworkGateways",
+    "connections",
+    "onPremisesSites",
+    "natGateways",
+    "privateEndpoints",
+    "publicIPAddresses",
+    "offload",
+];
+
 /// One resource of a lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

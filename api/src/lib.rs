@@ -17,7 +17,8 @@ pub use error::{Diagnostic, ErrorBody, Severity};
 pub use exec::{ExecEvent, ExecInput, ExecRequest};
 pub use lab::{
     ApplyEvent, ApplyReport, ApplyRequest, Change, ChangeKind, Check, CheckStatus, DoctorReport, DownReport,
-    Health, LabSummary, PlanReport, Progress, ProgressState, Resource, TopologyFile, ValidateReport,
+    Health, LabSummary, PlanReport, Progress, ProgressState, RESOURCE_KINDS, Resource, TopologyFile,
+    ValidateReport,
 };
 pub use live::{
     CaptureRequest, ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict,

@@ -17,6 +17,7 @@ use crate::output::Format;
 #[command(name = "vnetctl", version, max_term_width = 100)]
 #[command(after_help = "Every flag can also be given as an environment variable: --lab as VNETCTL_LAB.\n\n\
     Exit codes: 0 done; 1 refused or failed; 64 wrong command line; test: 1 failed, 2 could not run; \
+    search: 1 nobody gets through, 2 no answer; compare: 1 they differ, 2 could not compare; \
     exec: the program's own, 125 for a failure of vnetctl, 126 and 127 as shells count.")]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -1,14 +1,14 @@
 //! Starting a daemon where none runs.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -50,10 +50,10 @@ pub(crate) async fn ensure(client: &Client) -> anyhow::Result<()> {
 
 fn spawn(socket: &Path, log: &Path) -> anyhow::Result<Child> {
     if let Some(directory) = socket.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        std::fs::create_dir_all(directory).map_err(|error| not_allowed(error, "make", directory))?;
     }
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(log);
-    let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+    let file = file.map_err(|error| not_allowed(error, "write", log))?;
     let program = program();
     Command::new(&program)
         .arg("--socket")
@@ -67,6 +67,14 @@ fn spawn(socket: &Path, log: &Path) -> anyhow::Result<Child> {
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// What could not be done, and where it is a matter of rights, who may.
+fn not_allowed(error: io::Error, action: &str, path: &Path) -> anyhow::Error {
+    let forbidden = error.kind() == io::ErrorKind::PermissionDenied;
+    let hint =
+        if forbidden { "; labs need root: use sudo, or --socket with a daemon that root runs" } else { "" };
+    anyhow!("no daemon runs, and none can be started: cannot {action} {}: {error}{hint}", path.display())
 }
 
 fn tail(log: &Path) -> String {

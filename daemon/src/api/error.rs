@@ -22,12 +22,28 @@ impl ApiError {
 
     /// 404: no lab of this name runs.
     pub fn lab_not_found(lab: &str) -> ApiError {
-        ApiError::of(StatusCode::NOT_FOUND, "LabNotFound", format!("No lab named '{lab}' runs here."))
+        ApiError::lab_not_among(lab, std::iter::empty::<&str>())
+    }
+
+    /// 404: no lab of this name runs, but those that do.
+    pub fn lab_not_among<T: AsRef<str>>(lab: &str, labs: impl Iterator<Item = T>) -> ApiError {
+        let hint = among("those that run are", labs);
+        ApiError::of(StatusCode::NOT_FOUND, "LabNotFound", format!("No lab named '{lab}' runs here{hint}."))
     }
 
     /// 404: the lab runs, and has no such thing.
     pub fn not_found(kind: &str, name: &str) -> ApiError {
-        ApiError::of(StatusCode::NOT_FOUND, "ResourceNotFound", format!("The lab has no {kind} '{name}'."))
+        ApiError::not_among(kind, name, std::iter::empty::<&str>())
+    }
+
+    /// 404: the lab runs, and has no such thing, but those that it has.
+    pub fn not_among<T: AsRef<str>>(kind: &str, name: &str, known: impl Iterator<Item = T>) -> ApiError {
+        let hint = among("it has", known);
+        ApiError::of(
+            StatusCode::NOT_FOUND,
+            "ResourceNotFound",
+            format!("The lab has no {kind} '{name}'{hint}."),
+        )
     }
 
     /// 404 with the finder's own words.
@@ -72,6 +88,18 @@ impl ApiError {
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::of(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
+}
+
+/// Names that may have been meant, as the end of a sentence; a few of many.
+fn among<T: AsRef<str>>(words: &str, names: impl Iterator<Item = T>) -> String {
+    const SHOWN_MAX: usize = 20;
+    let mut names: Vec<String> = names.take(SHOWN_MAX + 1).map(|name| name.as_ref().to_owned()).collect();
+    match names.len() {
+        0 => return String::new(),
+        count if count > SHOWN_MAX => names[SHOWN_MAX] = "...".to_owned(),
+        _ => {}
+    }
+    format!("; {words} {}", names.join(", "))
 }
 
 impl IntoResponse for ApiError {

@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use vnet_analysis::impact::ImpactReport;
-use vnet_api::{ApplyEvent, ApplyRequest, Health, LabSummary, Progress, Resource, ValidateReport};
+use vnet_api::{
+    ApplyEvent, ApplyRequest, Health, LabSummary, Progress, RESOURCE_KINDS, Resource, ValidateReport,
+};
 
 use super::App;
 use super::backend::{Answer, Backend};
@@ -104,15 +106,25 @@ pub(crate) async fn resources<B: Backend>(
     Path(lab): Path<String>,
     Params(query): Params<ResourceQuery>,
 ) -> Answer<Json<List<Resource>>> {
+    if let Some(kind) = &query.kind
+        && !RESOURCE_KINDS.iter().any(|known| known.eq_ignore_ascii_case(kind))
+    {
+        let message = format!("'{kind}' is no kind of resource: there are {}.", RESOURCE_KINDS.join(", "));
+        return Err(ApiError::bad_request(message));
+    }
     let mut value = app.backend.resources(&lab).await?;
     let matches = |wanted: &Option<String>, found: &str| {
         wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(found))
     };
-    value.retain(|resource| matches(&query.kind, &resource.kind) && matches(&query.name, &resource.name));
-    match (&query.name, value.is_empty()) {
-        (Some(name), true) => Err(ApiError::not_found(query.kind.as_deref().unwrap_or("resource"), name)),
-        _ => Ok(Json(List { value })),
+    value.retain(|resource| matches(&query.kind, &resource.kind));
+    if let Some(name) = &query.name
+        && !value.iter().any(|resource| resource.name.eq_ignore_ascii_case(name))
+    {
+        let kind = query.kind.as_deref().unwrap_or("resource");
+        return Err(ApiError::not_among(kind, name, value.iter().map(|resource| &resource.name)));
     }
+    value.retain(|resource| matches(&query.name, &resource.name));
+    Ok(Json(List { value }))
 }
 
 /// Does the work in a task of its own, so that it comes to its end when the client goes away, and streams its

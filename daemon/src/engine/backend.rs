@@ -300,9 +300,8 @@ impl Backend for Service {
             let find = || {
                 let (view, name) = (lab.view(), format!("{local}/{remote}"));
                 let all = effective::peerings(&view.topology, &view.state);
-                all.into_iter()
-                    .find(|half| half.name == name)
-                    .ok_or_else(|| ApiError::not_found("peering", &name))
+                let found = all.iter().find(|half| half.name == name).cloned();
+                found.ok_or_else(|| ApiError::not_among("peering", &name, all.iter().map(|half| &half.name)))
             };
             let state = find()?.peering_state;
             if state != PeeringState::Connected {
@@ -342,8 +341,9 @@ impl Backend for Service {
     async fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> Answer<PeerConfig> {
         let connection = connection.to_owned();
         self.on_lab(lab, move |lab| {
-            live::peer_config(lab, &connection, format)
-                .ok_or_else(|| ApiError::not_found("connection", &connection))
+            live::peer_config(lab, &connection, format).ok_or_else(|| {
+                ApiError::not_among("connection", &connection, lab.view().topology.connections.keys())
+            })
         })
         .await
     }

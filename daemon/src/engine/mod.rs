@@ -87,6 +87,9 @@ impl From<Failure> for ApiError {
             Failure::Refused(diagnostics) => ApiError::refused(diagnostics),
             Failure::RefusedByAzure(diagnostics) => ApiError::refused_by_azure(diagnostics),
             Failure::Host(error @ HostError::Busy { .. }) => ApiError::conflict(error.to_string()),
+            Failure::Host(error) if error.is_forbidden() => ApiError::unavailable(format!(
+                "{error}; labs need root, or the rights that `vnetctl doctor` names"
+            )),
             Failure::Host(error) => ApiError::internal(error.to_string()),
             Failure::Conflict(message) => ApiError::conflict(message),
         }
@@ -160,7 +163,9 @@ impl Engine {
     }
 
     fn get(&self, name: &str) -> Result<Arc<Lab>, ApiError> {
-        self.find(name).ok_or_else(|| ApiError::lab_not_found(name))
+        let labs = self.labs();
+        let found = labs.running.get(name).cloned();
+        found.ok_or_else(|| ApiError::lab_not_among(name, labs.running.keys()))
     }
 
     /// Number of labs.
@@ -305,7 +310,7 @@ impl Engine {
         let _reserved = self.reserve(name)?;
         let traces = sweep::find(&self.options.state_root).map_err(Failure::Host)?;
         if !traces.get(name).is_some_and(|traces| traces.state) {
-            return Err(ApiError::lab_not_found(name));
+            return Err(ApiError::lab_not_among(name, self.labs().running.keys()));
         }
         let state = StateDir::open(&self.options.state_root, name).map_err(Failure::Host)?;
         sweep::remove_lab(name, state).map_err(Failure::Host)?;

@@ -58,7 +58,7 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
         Some(address) => holder(&view.blueprint, address),
         None => Some(from.to_owned()).filter(|name| view.machines.contains_key(name.as_str())),
     }
-    .ok_or_else(|| ApiError::not_found("machine", from))?;
+    .ok_or_else(|| ApiError::not_among("machine", from, view.machines.keys()))?;
     let sender = open(&from)?.ok_or_else(|| ApiError::not_found("machine", &from))?;
     let sources = source.map_or_else(|| addresses(&view.blueprint, &from), |address| vec![address]);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
@@ -72,7 +72,7 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
             let public = if outside { public_addresses(lab, to) } else { Vec::new() };
             (open(to)?, if public.is_empty() { addresses(&view.blueprint, to) } else { public })
         }
-        Err(_) => return Err(ApiError::not_found("machine or address", to)),
+        Err(_) => return Err(ApiError::not_among("machine or address", to, view.machines.keys())),
     };
     let pair = destinations.iter().find_map(|destination| {
         let source = sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4())?;

@@ -203,3 +203,16 @@ fn texts(value: Option<&Value>) -> Vec<String> {
 fn object_texts(object: &Map<String, Value>) -> Vec<String> {
     object.get("name").map(|name| texts(Some(name))).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use vnet_api::RESOURCE_KINDS;
+
+    use super::*;
+
+    #[test]
+    fn clients_can_name_every_section() {
+        let unknown: Vec<_> = SECTIONS.iter().filter(|section| !RESOURCE_KINDS.contains(section)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}

@@ -17,7 +17,9 @@ const SIGNALS_MAX: usize = 16;
 const LOG_BYTES_MAX: u64 = 4 << 20;
 
 fn machine(lab: &Lab, name: &str) -> Answer<Machine> {
-    lab.view().machines.get(name).cloned().ok_or_else(|| ApiError::not_found("machine", name))
+    let view = lab.view();
+    let found = view.machines.get(name).cloned();
+    found.ok_or_else(|| ApiError::not_among("machine", name, view.machines.keys()))
 }
 
 /// Whether programs can enter `name`.

@@ -76,6 +76,12 @@ impl HostError {
         }
     }
 
+    /// Whether the daemon lacked the right to do it.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self.errno(), Some(libc::EPERM | libc::EACCES))
+    }
+
     /// Whether the operation failed because the thing is not there.
     #[must_use]
     pub fn is_missing(&self) -> bool {
