@@ -24,7 +24,7 @@ use super::keys::{self, Keys};
 use super::laps::Laps;
 use super::live::owner_name;
 use super::programs::{Begun, Furniture, Programs};
-use super::store::{self, Accepted};
+use super::store::{self, Accepted, Store};
 use super::{Failure, Options, fault};
 use crate::host::error::HostError;
 use crate::host::netns::Netns;
@@ -89,6 +89,7 @@ pub(super) struct Machine {
 struct Control {
     /// `None` when the lab has been taken down.
     dir: Option<Arc<StateDir>>,
+    store: Store,
     /// The accepted file.
     file: TopologyFile,
     topology: Arc<Topology>,
@@ -134,7 +135,7 @@ struct Done {
 }
 
 impl Lab {
-    /// Makes a lab, or takes over one that a former daemon left: `accepted` is what it stored.
+    /// Makes a lab, or takes over one that a former daemon left: `accepted` is what it stored in `store`.
     ///
     /// # Errors
     /// The step that failed. What was made is gone again; what a former daemon left is as it was.
@@ -142,7 +143,7 @@ impl Lab {
         options: &Options,
         dir: StateDir,
         input: Input,
-        accepted: Option<Accepted>,
+        (store, accepted): (Store, Option<Accepted>),
         changes: std::sync::mpsc::Sender<TunnelChange>,
         report: Report<'_>,
     ) -> Result<(Lab, Applied), Failure> {
@@ -193,6 +194,7 @@ impl Lab {
         };
         let control = Control {
             dir: Some(Arc::new(dir)),
+            store,
             file: TopologyFile::default(),
             topology: Arc::clone(&input.topology),
             source: Arc::clone(&input.source),
@@ -322,7 +324,7 @@ impl Lab {
             done.bound.push(address);
         }
         fault::step("store")?;
-        store::save(dir, &wanted.input.file, &wanted.state, &wanted.keys)
+        control.store.save(&wanted.input.file, &wanted.state, &wanted.keys)
     }
 
     /// Puts a change in force that is stored: nothing of it can fail any more but removing what is superfluous.
@@ -459,9 +461,9 @@ impl Lab {
     /// The lab is gone, or the state cannot be stored: then nothing has changed.
     pub(super) fn sync_peering(&self, local: &str, remote: &str) -> Result<bool, Failure> {
         let mut control = self.control();
-        let Some(dir) = control.dir.clone() else {
+        if control.dir.is_none() {
             return Err(Failure::Conflict(format!("The lab '{}' has just been taken down.", self.name)));
-        };
+        }
         let mut state = control.state.clone();
         let event = Event::PeeringSync { local: local.to_owned(), remote: remote.to_owned() };
         if state.step(event, monotonic()).is_empty() {
@@ -471,7 +473,8 @@ impl Lab {
         // What tunnels accept may follow the ranges; namespaces and devices never do.
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
-        store::save(&dir, &control.file, &state, &keys)?;
+        let Control { store, file, .. } = &mut *control;
+        store.save(file, &state, &keys)?;
         if let Err(error) = self.shared.tunnels().set(setups, monotonic()) {
             tracing::error!(lab = %self.name, %error, "a tunnel could not be set up");
         }

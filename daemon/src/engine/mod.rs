@@ -42,6 +42,7 @@ use crate::worker::{KernelHost, Patience, TunnelChange, monotonic};
 use build::Report;
 use input::Input;
 use lab::{Applied, Lab};
+use store::Store;
 
 /// How an engine runs its labs.
 #[derive(Clone, Debug)]
@@ -211,14 +212,15 @@ impl Engine {
 
     fn adopt(&self, name: &str) -> Result<bool, Failure> {
         let dir = StateDir::open(&self.options.state_root, name)?;
-        let Some(accepted) = store::load(&dir)? else {
+        let (store, Some(accepted)) = Store::open(&dir)? else {
             sweep::remove_lab(name, dir)?;
             return Ok(false);
         };
         // What is in force stays so: a restart is no apply.
         let request = ApplyRequest { topology: accepted.file.clone(), as_azure: true };
         let input = Input::load(&request).map_err(Failure::Refused)?;
-        let (lab, _) = Lab::open(&self.options, dir, input, Some(accepted), self.changes.clone(), &|_| {})?;
+        let (lab, _) =
+            Lab::open(&self.options, dir, input, (store, Some(accepted)), self.changes.clone(), &|_| {})?;
         // The next apply has no part in what is taken over, and waits for none of it.
         drop(lab.begun());
         self.enlist(lab);
@@ -254,17 +256,17 @@ impl Engine {
             return Ok((false, lab.apply(input, report)?));
         };
         let dir = StateDir::open(&self.options.state_root, &name)?;
-        let accepted = store::load(&dir).map_err(|error| {
+        let stored = Store::open(&dir).map_err(|error| {
             Failure::Conflict(format!(
                 "The lab '{name}' is there and cannot be taken over: {error}. Take it down first."
             ))
         })?;
-        let is_new = accepted.is_none();
+        let is_new = stored.1.is_none();
         if is_new {
             // What an unfinished up of a daemon that died has left is in the way of nobody but this lab.
             sweep::remove_namespaces(&name)?;
         }
-        match Lab::open(&self.options, dir, input, accepted, self.changes.clone(), report) {
+        match Lab::open(&self.options, dir, input, stored, self.changes.clone(), report) {
             Ok((lab, applied)) => {
                 self.enlist(lab);
                 Ok((is_new, applied))

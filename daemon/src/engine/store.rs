@@ -9,10 +9,11 @@ use super::keys::Keys;
 use super::records::{RECORD_BYTES, Records};
 use crate::host::error::HostError;
 use crate::host::state_dir::StateDir;
+use crate::host::twin::Twin;
 
-/// Version of the files' contents.
-const VERSION: u32 = 1;
-const ACCEPTED: &str = "accepted.json";
+/// Version of the contents.
+const VERSION: u32 = 2;
+const ACCEPTED: &str = "accepted";
 const SESSIONS: &str = "sessions";
 
 /// A lab as the next daemon finds it.
@@ -36,14 +37,21 @@ struct Accepting<'a> {
     keys: &'a Keys,
 }
 
-/// Stores what is accepted, all of it replaced at once: a crash leaves the former one or this one.
-pub(super) fn save(dir: &StateDir, file: &TopologyFile, state: &State, keys: &Keys) -> Result<(), HostError> {
-    dir.save(ACCEPTED, VERSION, &Accepting { file, state, keys })
-}
+/// Where what is accepted is stored.
+#[derive(Debug)]
+pub(super) struct Store(Twin);
 
-/// What was accepted last; `None` for a lab whose first `up` did not get that far.
-pub(super) fn load(dir: &StateDir) -> Result<Option<Accepted>, HostError> {
-    dir.load(ACCEPTED, VERSION)
+impl Store {
+    /// A lab's own, with what was accepted last; `None` for a lab whose first `up` did not get that far.
+    pub(super) fn open(dir: &StateDir) -> Result<(Store, Option<Accepted>), HostError> {
+        let (twin, accepted) = Twin::open(dir, ACCEPTED, VERSION)?;
+        Ok((Store(twin), accepted))
+    }
+
+    /// Stores what is accepted, for good: a crash or a power failure leaves the former or this.
+    pub(super) fn save(&mut self, file: &TopologyFile, state: &State, keys: &Keys) -> Result<(), HostError> {
+        self.0.save(&Accepting { file, state, keys })
+    }
 }
 
 /// Records of `count` sessions in memory that outlives the daemon.

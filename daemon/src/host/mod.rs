@@ -19,6 +19,7 @@ pub mod state_dir;
 pub mod supervise;
 pub mod sweep;
 pub mod sysctl;
+pub mod twin;
 pub mod uplink;
 
 pub use error::{HostError, Result};

@@ -1,4 +1,4 @@
-//! A lab's state on disk: small versioned JSON files, replaced whole, and memory shared with the next daemon.
+//! A lab's folder on disk: small versioned JSON files, replaced whole, and memory shared with the next daemon.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -134,7 +134,8 @@ impl StateDir {
         self.path.join("logs").join(format!("{vm}.log"))
     }
 
-    /// Replaces the file `name` whole: a reader, or a restart after a crash at any moment, finds the former contents or these.
+    /// Replaces the file `name` whole: a reader, or a restart after kill -9 at any moment, finds the former contents or these.
+    /// Nobody waits for the disk: what a power failure must not take is for [`Twin`](super::twin::Twin).
     ///
     /// # Errors
     /// A value that JSON can't express, or a file system that can't be written.
@@ -143,7 +144,7 @@ impl StateDir {
         let bytes = serde_json::to_vec(&Envelope { version, contents }).map_err(|error| {
             HostError::Invalid(format!("{} can't be written as JSON: {error}", path.display()))
         })?;
-        write_atomically(&path, &bytes, 0o600)
+        replace(&path, &bytes, 0o600)
     }
 
     /// Reads the file `name`; none where it was never written.
@@ -197,7 +198,8 @@ impl StateDir {
         remove_if_there(fs::remove_dir_all(&self.path)).on("remove", self.path.display())
     }
 
-    fn file(&self, name: &str) -> Result<PathBuf> {
+    /// The place of the file `name`.
+    pub(crate) fn file(&self, name: &str) -> Result<PathBuf> {
         if name.is_empty() || name.starts_with('.') || name.contains('/') {
             return Err(HostError::Invalid(format!("{name:?} can't be the name of a state file")));
         }
@@ -266,25 +268,8 @@ impl SharedRegion {
     }
 }
 
-/// As [`replace`], and the bytes are on the disk when it returns.
-fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let is_new = !path.exists();
-    replace_with(path, bytes, mode, File::sync_all)?;
-    // A new name is on the disk only when its folder is. Of a file that takes another's place a power failure leaves one of
-    // the two, whole.
-    if !is_new {
-        return Ok(());
-    }
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).on("flush", folder.display())
-}
-
 /// Writes a file beside its place and moves it there in one step.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    replace_with(path, bytes, mode, |_| Ok(()))
-}
-
-fn replace_with(path: &Path, bytes: &[u8], mode: u32, settle: fn(&File) -> io::Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let beside = path.with_file_name(name);
@@ -295,7 +280,7 @@ fn replace_with(path: &Path, bytes: &[u8], mode: u32, settle: fn(&File) -> io::R
         .mode(mode)
         .open(&beside)
         .on("create", beside.display())?;
-    file.write_all(bytes).and_then(|()| settle(&file)).on("write", beside.display())?;
+    file.write_all(bytes).on("write", beside.display())?;
     fs::rename(&beside, path).on("replace", path.display())
 }
 

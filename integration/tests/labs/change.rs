@@ -1,8 +1,12 @@
 //! What an apply may change in a lab that runs, and what it leaves alone.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use vnet_integration::host::remains_of;
 use vnet_integration::lab::{Lab as RunningLab, edited};
 use vnet_integration::suite::Lab;
@@ -15,6 +19,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("change::another_key_restarts_its_tunnel_only", another_key),
     Lab::new("change::a_failed_apply_leaves_the_lab_as_it_was", failed_applies).needs(&["ping"]),
     Lab::new("change::a_crash_in_an_apply_is_mended", crashed_applies).needs(&["ping"]),
+    Lab::new("change::what_was_accepted_outlives_a_torn_file", torn_files).needs(&["ping"]),
     Lab::new("change::programs_outlive_the_daemon", programs_outlive),
     Lab::new("change::run_and_files_follow_the_file", run_and_files),
     Lab::new("change::the_daemon_ends_with_its_last_lab", ends_with_last_lab),
@@ -257,6 +262,54 @@ fn crashed_applies(scene: &Scene) -> Result<()> {
         ensure!(left.is_empty(), "step {step} left {left:?}");
     }
     anyhow::bail!("an apply has more than {STEPS_MAX} steps")
+}
+
+/// The files that hold what is accepted, the newest first.
+fn state_files(lab: &RunningLab) -> Result<Vec<PathBuf>> {
+    let folder = lab.daemon().state_folder().join(lab.name());
+    let mut files = Vec::new();
+    for name in ["accepted.json", "accepted.twin.json"] {
+        let path = folder.join(name);
+        let content: Value = serde_json::from_slice(&fs::read(&path)?)?;
+        files.push((content["number"].as_u64().context("a number")?, path));
+    }
+    files.sort();
+    Ok(files.into_iter().rev().map(|(_, path)| path).collect())
+}
+
+/// Leaves the file as a power failure does in the middle of writing it.
+fn tear(path: &Path) -> Result<()> {
+    let file = fs::File::options().write(true).open(path)?;
+    file.write_all_at(&[0; 200], 300)?;
+    Ok(())
+}
+
+fn torn_files(scene: &Scene) -> Result<()> {
+    let mut lab = scene.up(BASE)?;
+    let moved = edited(BASE, "privateIPAddress: 10.2.0.4", "privateIPAddress: 10.2.0.9");
+    lab.apply(&moved)?.ok()?;
+    lab.daemon().kill();
+    tear(&state_files(&lab)?[0])?;
+    lab.daemon().run()?;
+    lab.expect_ping("a", "10.2.0.4")?;
+    ensure!(lab.daemon().log().contains("was cut off"), "it is told that a change is left out");
+    for _ in 0..2 {
+        lab.apply(&moved)?.ok()?;
+        lab.daemon().kill();
+        lab.daemon().run()?;
+        lab.expect_ping("a", "10.2.0.9")?;
+    }
+    lab.daemon().kill();
+    for file in state_files(&lab)? {
+        tear(&file)?;
+    }
+    lab.daemon().run()?;
+    ensure!(lab.daemon().log().contains("cannot be taken over"), "{}", lab.daemon().log());
+    let refused = lab.apply(&moved)?;
+    ensure!(refused.code == 1 && refused.stderr.contains("Take it down first"), "{refused:?}");
+    lab.ctl(&["down"])?.ok()?;
+    lab.up(&moved)?.ok()?;
+    lab.expect_ping("a", "10.2.0.9")
 }
 
 fn with_programs(run: &str, files: &str) -> String {
