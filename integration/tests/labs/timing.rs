@@ -38,9 +38,9 @@ regions: {latency: {eastus: {eastus2: 2, westus: 40}}}
 ";
 
 /// So many windows, at most.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 4;
 /// The share of the machine that others may use before anything is put down to them.
-const FEW: f64 = 0.2;
+const FEW: f64 = 0.1;
 /// What a limiter lets go at once, of its rate.
 const BURST: Duration = Duration::from_micros(500);
 /// The queue of a limiter.
@@ -82,7 +82,11 @@ fn best(mut round: impl FnMut() -> Result<Judged>) -> Result<()> {
         match judged.wrong {
             None if judged.taken == 0.0 => return Ok(()),
             None => least = least.min(judged.taken),
-            Some(what) => wrong.push(format!("{what}, {:.3} of the time taken by others", judged.taken)),
+            Some(what) => {
+                let what = format!("{what}, {:.3} of the time taken by others", judged.taken);
+                eprintln!("{what}: another window");
+                wrong.push(what);
+            }
         }
     }
     ensure!(least.is_finite(), "in no window: {}", wrong.join("; "));
