@@ -239,13 +239,14 @@ fn a_known_flow_takes_no_lock() {
     let (mut router, port) = lab();
     let (mut sink, frames) = (Sink::default(), mixed());
     router.begin();
-    batches(&mut router, &mut sink, port, &frames, 0..2, true);
+    // Two packets a round: past the eighth, at which a flow is looked at and its sessions are told.
+    batches(&mut router, &mut sink, port, &frames, 0..4, true);
     let shared = Arc::clone(router.shared());
     let all = (shared.sessions(), shared.tunnels(), shared.drops(), shared.rates());
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let before = sink.frames;
-        batches(&mut router, &mut sink, port, &frames, 2..27, false);
+        batches(&mut router, &mut sink, port, &frames, 4..29, false);
         done.send(sink.frames - before).expect("the test waits");
     });
     let written = wait.recv_timeout(Duration::from_secs(60)).expect("no packet waits for a lock");
