@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use vnet_integration::iperf::Report;
 use vnet_integration::process::Output;
 
+use super::Plan;
 use super::cpu::Usage;
 use super::path::{Path, SOCKPERF_PORT, on_processor};
 use super::section::Figure;
@@ -63,20 +64,18 @@ impl Measure {
     }
 
     /// Takes it once.
-    pub(crate) fn take(self, path: &Path, seconds: u32) -> Result<Taken> {
+    pub(crate) fn take(self, path: &Path, plan: &Plan) -> Result<Taken> {
+        let seconds = plan.seconds;
         let taken = match self {
             Measure::Tcp1 => {
-                tcp(path, seconds, 1, ["tcp1_gbps", "tcp1_machine_ns_per_byte", "tcp1_carrier_ns_per_byte"])
+                tcp(path, plan, 1, ["tcp1_gbps", "tcp1_machine_ns_per_byte", "tcp1_carrier_ns_per_byte"])
             }
             Measure::Tcp4 => {
-                tcp(path, seconds, 4, ["tcp4_gbps", "tcp4_machine_ns_per_byte", "tcp4_carrier_ns_per_byte"])
+                tcp(path, plan, 4, ["tcp4_gbps", "tcp4_machine_ns_per_byte", "tcp4_carrier_ns_per_byte"])
             }
-            Measure::Tcp16 => tcp(
-                path,
-                seconds,
-                16,
-                ["tcp16_gbps", "tcp16_machine_ns_per_byte", "tcp16_carrier_ns_per_byte"],
-            ),
+            Measure::Tcp16 => {
+                tcp(path, plan, 16, ["tcp16_gbps", "tcp16_machine_ns_per_byte", "tcp16_carrier_ns_per_byte"])
+            }
             Measure::SmallPackets => small_packets(path, seconds),
             Measure::RoundTrip => round_trip(path, seconds),
         };
@@ -95,10 +94,11 @@ fn measured(path: &Path, arguments: &[&str], seconds: u32) -> Result<(Output, Us
     Ok((output, Usage::read(&path.carriers)? - before))
 }
 
-fn tcp(path: &Path, seconds: u32, streams: u32, names: [&'static str; 3]) -> Result<Taken> {
-    let (seconds_text, streams) = (seconds.to_string(), streams.to_string());
-    let arguments = ["iperf3", "-c", &path.address, "-t", &seconds_text, "-P", &streams, "-J"];
-    let (output, spent) = measured(path, &arguments, seconds)?;
+fn tcp(path: &Path, plan: &Plan, streams: u32, names: [&'static str; 3]) -> Result<Taken> {
+    let (seconds, streams) = (plan.seconds.to_string(), streams.to_string());
+    let congestion = plan.congestion.as_str();
+    let arguments = ["iperf3", "-c", &path.address, "-t", &seconds, "-P", &streams, "-C", congestion, "-J"];
+    let (output, spent) = measured(path, &arguments, plan.seconds)?;
     let report = Report::read(&output).with_context(|| shown(&output))?;
     let bytes = report.received_bytes().with_context(|| shown(&output))?;
     let rate = report.received_bits_per_second().with_context(|| shown(&output))? / 1e9;

@@ -50,6 +50,9 @@ pub(crate) struct BenchArguments {
     /// How long each transfer lasts, in seconds
     #[arg(long, value_name = "N")]
     seconds: Option<u32>,
+    /// TCP's congestion control in every transfer, instead of the host's own default
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Write every sample, the ratios and what they were measured on to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -67,12 +70,12 @@ pub(crate) struct BenchArguments {
     before: Option<PathBuf>,
 }
 
-/// How long and how often.
-#[derive(Clone, Copy)]
+/// How long and how often, and how the senders of transfers hold back.
 pub(crate) struct Plan {
     rounds: usize,
     seconds: u32,
     is_quick: bool,
+    congestion: String,
 }
 
 /// What every section needs.
@@ -128,6 +131,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<bool> {
         rounds: arguments.rounds.unwrap_or(rounds).max(1),
         seconds: arguments.seconds.unwrap_or(seconds).max(1),
         is_quick: arguments.quick,
+        congestion: congestion(arguments)?,
     };
     let programs = match &arguments.programs {
         Some(folder) => programs_in(folder)?,
@@ -144,11 +148,20 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<bool> {
         let samples = (section.measure)(&bench).with_context(|| format!("section {}", section.name))?;
         taken.push((section, samples));
     }
+    let report = Report::new(&bench.plan, taken)?;
     drop(bench);
-    let report = Report::new(plan, taken)?;
     report.print();
     write_files(arguments, &report)?;
     if arguments.check { check::against_committed(&report) } else { Ok(true) }
+}
+
+/// The congestion control that is asked for, or the one that new namespaces take over from the host.
+fn congestion(arguments: &BenchArguments) -> Result<String> {
+    const DEFAULT: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+    match &arguments.congestion {
+        Some(name) => Ok(name.clone()),
+        None => Ok(std::fs::read_to_string(DEFAULT).context(DEFAULT)?.trim().to_owned()),
+    }
 }
 
 fn is_wanted(arguments: &BenchArguments, section: &Section) -> bool {

@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) commit: String,
     pub(crate) rounds: usize,
     pub(crate) seconds: u32,
+    /// TCP's congestion control.
+    pub(crate) congestion: String,
     pub(crate) sections: Vec<SectionReport>,
 }
 
@@ -75,13 +77,14 @@ pub(crate) struct Finding {
 
 impl Report {
     /// Sums the samples up.
-    pub(crate) fn new(plan: Plan, taken: Vec<(&'static Section, Samples)>) -> Result<Report> {
+    pub(crate) fn new(plan: &Plan, taken: Vec<(&'static Section, Samples)>) -> Result<Report> {
         Ok(Report {
             machine: machine()?,
             versions: versions(),
             commit: first_line(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"])),
             rounds: plan.rounds,
             seconds: plan.seconds,
+            congestion: plan.congestion.clone(),
             sections: taken
                 .into_iter()
                 .map(|(section, samples)| SectionReport::new(section, samples))
@@ -95,7 +98,10 @@ impl Report {
             "\n{}, {} processors, Linux {}; {}",
             self.machine.processor, self.machine.processors, self.machine.kernel, self.commit
         );
-        println!("medians of {} interleaved rounds (least to most)", self.rounds);
+        println!(
+            "medians of {} interleaved rounds (least to most); TCP's congestion control: {}",
+            self.rounds, self.congestion
+        );
         for section in &self.sections {
             println!("\n## {}\n", section.title);
             section.print();

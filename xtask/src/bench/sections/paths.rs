@@ -180,7 +180,7 @@ pub(super) fn take_turns(bench: &Bench, paths: &[Path], measures: &[Measure]) ->
         for measure in measures {
             for turn in 0..paths.len() {
                 let path = &paths[(turn + round) % paths.len()];
-                samples.extend(path.name, measure.take(path, bench.plan.seconds)?);
+                samples.extend(path.name, measure.take(path, &bench.plan)?);
             }
             println!("round {} of {}: {}", round + 1, bench.plan.rounds, measure.title());
         }
