@@ -192,7 +192,7 @@ pub struct LabSummary {
     pub epoch: u64,
 }
 
-/// What [`Resource::kind`] can be.
+/// What [`Resource::kind`] can be: the file's sections whose entries have a name, and what a lab has besides.
 pub const RESOURCE_KINDS: &[&str] = &[
     "virtualNetworks",
     "peerings",
