@@ -117,7 +117,7 @@ fn load_into(folder: &Path, buckets: usize, seed: u64) -> Result<(Programs, Tabl
     // Without the kernel's description of its types nothing is found that a packet socket listens to.
     let types_known = u32::from(Path::new(KERNEL_TYPES).exists());
     loader.map_max_entries(BUCKETS, maximum).override_global("types_known", &types_known, true);
-    let mut loaded = loader.load(object).map_err(refused)?;
+    let mut loaded = loader.load(object).map_err(not_loaded)?;
     let mut program = |name: &'static str| -> Result<OwnedFd> {
         let program = loaded.program_mut(name).ok_or_else(not_built)?;
         let program: &mut aya::programs::SchedClassifier = program.try_into().map_err(refused)?;
@@ -303,6 +303,16 @@ fn not_built() -> HostError {
     HostError::Invalid("the daemon was built without clang, and so without its kernel programs".into())
 }
 
+/// Maps are made in no fixed order, and `show` and `doctor` are to say the same: which one was refused first is left out.
+fn not_loaded(error: aya::EbpfError) -> HostError {
+    match error {
+        aya::EbpfError::MapError(aya::maps::MapError::CreateError { io_error, .. }) => {
+            HostError::Io { action: "create", object: "a BPF map".into(), source: io_error }
+        }
+        other => refused(other),
+    }
+}
+
 /// The loader's errors carry their cause in a chain, the kernel's word last.
 fn refused(error: impl std::error::Error) -> HostError {
     let mut detail = error.to_string();
@@ -310,9 +320,7 @@ fn refused(error: impl std::error::Error) -> HostError {
     while let Some(cause) = source {
         // A verifier's log fills pages.
         let cause_text = cause.to_string();
-        let first = cause_text.lines().next().unwrap_or_default();
-        // Maps are made in no fixed order, and `show` and `doctor` are to say the same.
-        let line = if first.starts_with("failed to create map") { "failed to create a map" } else { first };
+        let line = cause_text.lines().next().unwrap_or_default();
         if !detail.ends_with(line) {
             detail = format!("{detail}: {line}");
         }
