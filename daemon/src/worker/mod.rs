@@ -124,6 +124,7 @@ impl Worker {
             frame: vec![0; FRAME_BYTES_MAX].into_boxed_slice(),
             now: Nanos::ZERO,
             worked: 0,
+            departure: Nanos::default(),
             dense: false,
             packets: false,
             joined: false,
@@ -248,6 +249,8 @@ struct Loop {
     now: Nanos,
     /// Work since the last look at the clock.
     worked: usize,
+    /// The departure that was waited for last.
+    departure: Nanos,
     /// The device that was drained last had more than one frame.
     dense: bool,
     /// The present batch had packets.

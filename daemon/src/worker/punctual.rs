@@ -10,6 +10,9 @@ use super::{Loop, monotonic};
 /// The last of the time before a departure is spent awake: a timer and the way out of the processor's sleep cost more than
 /// that, and guests are not kept waiting by it for longer.
 const AWAKE: Duration = Duration::from_micros(30);
+/// The same where departures follow one another so closely: being woken so often would cost as much as staying awake, and each
+/// time is a chance for the machine to be late.
+const AWAKE_DENSE: Duration = Duration::from_micros(200);
 /// Work between two looks at the clock, in the bytes of frames: a frame costs what copying so many more would.
 const FRAME_COST: usize = 2048;
 const LOOK_COST: usize = 16 << 10;
@@ -29,8 +32,10 @@ impl Loop {
             return self.poller.wait(timer.map(|at| at.since(now)));
         };
         let left = at.since(now);
-        if left > AWAKE {
-            self.poller.wait(Some(left - AWAKE))?;
+        let awake = if at.since(self.departure) <= AWAKE_DENSE { AWAKE_DENSE } else { AWAKE };
+        self.departure = at;
+        if left > awake {
+            self.poller.wait(Some(left - awake))?;
             if self.poller.ready_len() > 0 {
                 return Ok(());
             }
