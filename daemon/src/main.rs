@@ -18,6 +18,10 @@ use vnetd::notify;
 use vnetd::offload;
 use vnetd::worker::Patience;
 
+/// A lab of a thousand machines is a million small pieces of memory, of which a change of it makes and frees a good part.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How long work that is under way may take when the daemon ends.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 

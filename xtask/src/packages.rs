@@ -29,6 +29,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "wireguard-go", program: "wireguard-go" },
     Package { name: "sockperf", program: "sockperf" },
     Package { name: "prometheus", program: "promtool" },
+    Package { name: "make", program: "make" },
     Package { name: "clang", program: "clang" },
     Package { name: "systemd", program: "systemd-analyze" },
     Package { name: "debootstrap", program: "debootstrap" },
