@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, env = "VNETD_COALESCE", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub coalesce: bool,
     /// Microseconds for which a worker looks for the next packet before it sleeps, where packets come one after the other;
-    /// 0 lets it sleep at once.
+    /// 0 lets it sleep at once, also between delayed packets that leave one after the other.
     #[arg(long, env = "VNETD_SPIN", value_name = "US", default_value_t = 50, value_parser = clap::value_parser!(u16).range(..=1000))]
     pub spin: u16,
     /// Microseconds for which a worker leaves its devices alone after a batch of a flood of small packets, so that more of them

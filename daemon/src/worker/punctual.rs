@@ -32,7 +32,8 @@ impl Loop {
             return self.poller.wait(timer.map(|at| at.since(now)));
         };
         let left = at.since(now);
-        let awake = if at.since(self.departure) <= AWAKE_DENSE { AWAKE_DENSE } else { AWAKE };
+        let is_dense = self.spin.is_on() && at.since(self.departure) <= AWAKE_DENSE;
+        let awake = if is_dense { AWAKE_DENSE } else { AWAKE };
         self.departure = at;
         if left > awake {
             self.poller.wait(Some(left - awake))?;

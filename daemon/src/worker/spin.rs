@@ -39,6 +39,11 @@ impl Spin {
         Spin { limit, credit: 0, batches: 0 }
     }
 
+    /// Whether it ever looks.
+    pub(super) fn is_on(&self) -> bool {
+        !self.limit.is_zero()
+    }
+
     /// Looks for something to do until `due` or the limit; whether there was something. After a batch that had packets.
     pub(super) fn look(&mut self, poller: &mut Poller, now: Nanos, due: Option<Nanos>) -> io::Result<bool> {
         if !self.is_due() {
