@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -9,8 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 /// Where a program is found: in PATH, or where Debian puts what only root runs.
 pub fn find_program(program: &str) -> Option<PathBuf> {
@@ -251,16 +255,23 @@ impl Running {
     }
 
     fn wait(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        // Becomes readable at its end: whoever measures how long it took measures no interval of looking.
+        let end = pidfd_open(rustix::process::Pid::from_child(&self.child), PidfdFlags::empty())?;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            if Instant::now() >= deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 self.signal(Signal::SIGKILL);
                 let _ = self.child.wait();
                 bail!("{} did not end in time\n{}{}", self.name, self.stdout(), self.stderr());
             }
-            std::thread::sleep(Duration::from_millis(5));
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(end.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

@@ -146,6 +146,8 @@ fn make_bare(name: &str) -> Result<()> {
     mount(Some("/proc/thread-self/ns/net"), name, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     let device = tun_rs::DeviceBuilder::new()
         .name("eth0")
+        // Bare is without setting it up, which takes as long again.
+        .enable(false)
         .with(|device| {
             device.offload(true).multi_queue(true).packet_information(false);
         })
