@@ -61,7 +61,7 @@ text {{ font-family: system-ui, "DejaVu Sans", sans-serif; font-size: 12px; fill
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="16" y="30" class="title">vnetd beside others, in the same run</text>
 <text x="16" y="50" class="caption">{}</text>
-<text x="16" y="68" class="caption">Each bar is a quotient: 1 is what it is held against. Green: a higher one is better; blue: a lower one is better.</text>
+<text x="16" y="68" class="caption">Each bar is a quotient: 1 is what it is held against. Green: a higher one is better; blue: a lower one is better. Bars end at 2.</text>
 "##,
         escaped(&caption)
     )
