@@ -146,5 +146,7 @@ fn located(found: &mut Vec<(String, Finding)>, (before, after): (&Topology, &Top
         "firewallPolicies": firewall_policies,
         "ipGroups": ip_groups,
         "localNetworkGateways": local_network_gateways,
+        "expressRouteCircuits": express_route_circuits,
+        "ddosProtectionPlans": ddos_protection_plans,
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json};
 
-use crate::structure::raw_schema;
+use crate::{pending, structure::raw_schema};
 
 const INTRODUCTION: &str = "\
 # The topology file
@@ -131,6 +131,9 @@ fn table(out: &mut String, schema: &Json, properties: &Map<String, Json>) {
         if let Some(names) = property.get("x-object").and_then(Json::as_array) {
             let names: Vec<&str> = names.iter().filter_map(Json::as_str).collect();
             let _ = write!(meaning, " Also as `{{{}: ...}}`.", names.join(", "));
+        }
+        if let Some(remark) = property.as_object().and_then(pending::remark) {
+            let _ = write!(meaning, " {remark}");
         }
         let _ = writeln!(
             out,

@@ -9,9 +9,11 @@ mod change;
 mod diagnostic;
 mod diff;
 mod docs;
+pub mod ipsec;
 mod limit;
 mod load;
 pub mod model;
+mod pending;
 mod positions;
 mod public_ip;
 pub mod regions;
@@ -29,10 +31,11 @@ pub use diff::{Change, ChangeKind, diff, diff_entry};
 pub use docs::topology_markdown;
 pub use limit::{LIMITS, Limit};
 pub use load::{
-    ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, SERVICE_TAGS_BYTES_MAX, load, load_file,
-    load_with, read_text,
+    ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, SERVICE_TAGS_BYTES_MAX, load, load_ahead,
+    load_file, load_with, read_text,
 };
 pub use model::Topology;
+pub use pending::{PENDING, Pending};
 pub use reload::{ChangedEntry, Section, load_after};
 pub use schema::schema;
 pub use source::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};

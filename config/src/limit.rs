@@ -172,6 +172,36 @@ pub(crate) const NAT_ADDRESSES: Limit = limit(
     "use a second NAT gateway for some subnets",
 );
 
+pub(crate) const NAT_RULES: Limit =
+    limit("too-many-nat-rules", "a VPN gateway", (500, "NAT rules"), "merge ranges that lie side by side");
+pub(crate) const ROUTE_SERVER_PEERS: Limit = limit(
+    "too-many-route-server-peers",
+    "a route server",
+    (8, "BGP connections"),
+    "let one appliance gather the routes of others",
+);
+pub(crate) const CIRCUITS_OF_A_LOCATION: Limit = limit(
+    "too-many-circuits-of-location",
+    "a virtual network",
+    (4, "circuits from one peering location"),
+    "use circuits from another peering location",
+);
+
+/// The virtual networks of a circuit; how many hangs on its tier and its speed.
+pub(crate) const fn networks_of_a_circuit(max: usize) -> Limit {
+    limit(
+        "too-many-networks-of-circuit",
+        "an ExpressRoute circuit",
+        (max, "virtual networks"),
+        "choose skuTier: Premium or a faster circuit, or let networks share a gateway by transit",
+    )
+}
+
+/// A gateway's point-to-site clients; how many hangs on its SKU and their protocols.
+pub(crate) const fn clients(max: usize) -> Limit {
+    limit("too-many-clients", "a VPN gateway", (max, "clients"), "choose a larger SKU, or revoke some")
+}
+
 /// A gateway's connections; how many hangs on its SKU.
 pub(crate) const fn tunnels(max: usize) -> Limit {
     limit(
@@ -206,4 +236,7 @@ pub const LIMITS: &[Limit] = &[
     NICS_PER_GROUP,
     ADDRESSES_PER_NIC,
     NAT_ADDRESSES,
+    NAT_RULES,
+    ROUTE_SERVER_PEERS,
+    CIRCUITS_OF_A_LOCATION,
 ];

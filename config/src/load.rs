@@ -170,9 +170,22 @@ pub fn load(text: &str, origin: &str, base_dir: Option<&Path>) -> Result<Loaded,
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
+    load_as(text, origin, externals, false)
+}
+
+/// As [`load_with`], and takes what nothing runs yet: the properties of [`crate::PENDING`]. For those who make them run,
+/// and for tests.
+///
+/// # Errors
+/// Everything else that is wrong with the text, in its order.
+pub fn load_ahead(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
+    load_as(text, origin, externals, true)
+}
+
+fn load_as(text: &str, origin: &str, externals: &dyn Externals, ahead: bool) -> Result<Loaded, Diagnostics> {
     // The lines of an oversized text are not worth an index.
     let mut reporter = Reporter::new(origin, if text.len() > TEXT_BYTES_MAX { "" } else { text });
-    let built = build(text, externals, &mut reporter);
+    let built = build(text, externals, ahead, &mut reporter);
     let mut found = reporter.found;
     found.sort_and_cap();
     match built {
@@ -192,7 +205,7 @@ struct Built {
     has_anchors: bool,
 }
 
-fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> Option<Built> {
+fn build(text: &str, externals: &dyn Externals, ahead: bool, reporter: &mut Reporter<'_>) -> Option<Built> {
     let source::Parsed { root, nodes, has_anchors } = match source::parse(text) {
         Ok(parsed) => parsed,
         Err(refusal) => {
@@ -200,7 +213,7 @@ fn build(text: &str, externals: &dyn Externals, reporter: &mut Reporter<'_>) -> 
             return None;
         }
     };
-    let (json, mut positions) = structure::check(&root, reporter);
+    let (json, mut positions) = structure::check(&root, ahead, reporter);
     let mut json = json?;
     public_ip::resolve(&mut json, &mut positions, reporter);
     let mut topology: Topology = match serde_json::from_value(json) {
@@ -280,6 +293,9 @@ pub(crate) fn name_regions(topology: &mut Topology) {
         topology.firewall_policies,
         topology.ip_groups,
         topology.local_network_gateways,
+        topology.vpn_clients,
+        topology.express_route_circuits,
+        topology.ddos_protection_plans,
         topology.on_premises_sites,
         topology.internet.hosts,
     );

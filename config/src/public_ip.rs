@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Sections whose entries have a list `publicIPAddresses`.
-const HOLDERS: &[&str] = &["azureFirewalls", "virtualNetworkGateways", "natGateways"];
+const HOLDERS: &[&str] = &["azureFirewalls", "virtualNetworkGateways", "natGateways", "routeServers"];
 
 /// Puts addresses in place of names. A name that nothing has is reported and left out.
 pub(crate) fn resolve(topology: &mut Json, positions: &mut Positions, reporter: &mut Reporter<'_>) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::structure::raw_schema;
+use crate::{pending, structure::raw_schema};
 
 /// The JSON Schema (2020-12) of a topology file, short forms included.
 #[must_use]
@@ -25,6 +25,7 @@ fn expand(schema: &mut Json, definitions: &Json) {
             inline(map, definitions);
             aliases(map);
             values(map);
+            unsupported(map);
             if let Some(property) = map.remove("x-short") {
                 short(schema, &property);
             } else {
@@ -100,6 +101,16 @@ fn values(map: &mut Map<String, Json>) {
             alternatives.push(json!({"type": "string", "const": other, "description": description}));
         }
     }
+}
+
+/// A property that nothing acts on yet says so.
+fn unsupported(map: &mut Map<String, Json>) {
+    let Some(remark) = pending::remark(map) else { return };
+    map.remove("x-pending");
+    map.remove("x-pending-value");
+    let description = map.get("description").and_then(Json::as_str).unwrap_or_default();
+    let text = format!("{description} {remark}").trim_start().to_owned();
+    map.insert("description".to_owned(), Json::String(text));
 }
 
 /// An object that one of its values may stand for.

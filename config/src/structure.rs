@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value as Json};
 use crate::{
     diagnostic::{Finding, Reporter, Span, nearest},
     model::{AddressSpec, FileSource, PortRange, RoutePrefix, SubnetRef, Topology, parse_cidr},
+    pending,
     positions::Positions,
     source::{Key, Node, Value},
 };
@@ -15,11 +16,7 @@ use crate::{
 /// Names that later work will give a meaning to.
 const RESERVED: &[&str] = &[
     "loadBalancers",
-    "routeServers",
-    "expressRouteCircuits",
-    "ddosProtectionPlans",
     "privateDnsZones",
-    "vpnClients",
     "networkManagers",
     "virtualWans",
     "virtualHubs",
@@ -36,13 +33,7 @@ const RESERVED: &[&str] = &[
 /// Properties that Azure has and the model has not.
 const UNSUPPORTED: &[&str] = &[
     "delegations",
-    "summarizedGatewayPrefixes",
-    "gatewayDefaultSite",
     "customRoutes",
-    "enableBgpRouteTranslationForNat",
-    "ipsecPolicies",
-    "trafficSelectorPolicies",
-    "usePolicyBasedTrafficSelectors",
     "expressRouteGatewayBypass",
     "threatIntelWhitelist",
     "intrusionDetection",
@@ -54,12 +45,17 @@ const UNSUPPORTED: &[&str] = &[
 /// The schema that the model generates, with its extensions.
 pub(crate) fn raw_schema() -> &'static Json {
     static SCHEMA: OnceLock<Json> = OnceLock::new();
-    SCHEMA.get_or_init(|| schemars::schema_for!(Topology).to_value())
+    SCHEMA.get_or_init(|| {
+        let mut schema = schemars::schema_for!(Topology).to_value();
+        pending::mark(&mut schema);
+        schema
+    })
 }
 
-/// Checks `root` and gives the topology in the model's JSON form. `None`: too much is wrong for that.
-pub(crate) fn check(root: &Node, reporter: &mut Reporter<'_>) -> (Option<Json>, Positions) {
-    let mut walker = Walker { schema: raw_schema(), reporter, positions: Positions::default() };
+/// Checks `root` and gives the topology in the model's JSON form. `None`: too much is wrong for that. With `ahead` what
+/// nothing runs yet is taken too.
+pub(crate) fn check(root: &Node, ahead: bool, reporter: &mut Reporter<'_>) -> (Option<Json>, Positions) {
+    let mut walker = Walker { schema: raw_schema(), ahead, reporter, positions: Positions::default() };
     let mut path = String::new();
     let json = walker.value(root, walker.schema, &mut path);
     (json, walker.positions)
@@ -74,7 +70,7 @@ pub(crate) fn check_entry(
     reporter: &mut Reporter<'_>,
 ) -> Option<(Json, Positions)> {
     let schema = raw_schema();
-    let mut walker = Walker { schema, reporter, positions: Positions::default() };
+    let mut walker = Walker { schema, ahead: false, reporter, positions: Positions::default() };
     let entries = walker.resolve(schema.get("properties")?.get(section)?);
     let inner = entries.get("additionalProperties").filter(|inner| inner.is_object())?;
     let mut path = format!("{section}.{}", name.text);
@@ -85,6 +81,8 @@ pub(crate) fn check_entry(
 
 struct Walker<'a, 'r> {
     schema: &'static Json,
+    /// Whether what nothing runs yet is taken.
+    ahead: bool,
     reporter: &'a mut Reporter<'r>,
     positions: Positions,
 }
@@ -335,6 +333,10 @@ impl Walker<'_, '_> {
                 }
                 continue;
             };
+            if pending::is_reserved(inner) && !self.ahead {
+                self.reserved(key, path);
+                continue;
+            }
             let is_required = required.contains(&name);
             if matches!(value.value, Value::Null) && !is_required {
                 continue;
@@ -353,7 +355,9 @@ impl Walker<'_, '_> {
             }
             let result = within!(path, name, {
                 self.note(path, Some(key.span), value);
-                self.value(value, inner, path)
+                let json = self.value(value, inner, path);
+                self.unsupported(inner, json.as_ref(), path);
+                json
             });
             match result {
                 Some(json) => drop(out.insert(name.to_owned(), json)),
@@ -480,15 +484,29 @@ impl Walker<'_, '_> {
         let is_reserved = (path.is_empty() && RESERVED.contains(&key.text.as_str()))
             || UNSUPPORTED.contains(&key.text.as_str());
         if is_reserved {
-            let finding = Finding::error("reserved-name", format!("'{}' is not supported yet", key.text));
-            self.reporter.report(
-                key.span,
-                path,
-                finding.help("the name is kept for a later version; remove it here"),
-            );
+            self.reserved(key, path);
             return;
         }
         self.unknown(key, &known, path);
+    }
+
+    fn reserved(&mut self, key: &Key, path: &str) {
+        let finding = Finding::error("reserved-name", format!("'{}' is not supported yet", key.text));
+        self.reporter.report(
+            key.span,
+            path,
+            finding.help("the name is kept for a later version; remove it here"),
+        );
+    }
+
+    /// Reports a value that nothing acts on yet; it stays, so that what else is wrong with it is told too.
+    fn unsupported(&mut self, property: &'static Json, given: Option<&Json>, path: &str) {
+        let what = given.and_then(|given| pending::unsupported_by(property, given));
+        if let Some(what) = what.filter(|_| !self.ahead && !self.positions.is_touched(path)) {
+            let finding = Finding::error("not-supported-yet", format!("{what} is not supported yet"));
+            let help = "remove it here; a later version will take it";
+            self.reporter.report(self.positions.find(path), path, finding.help(help));
+        }
     }
 
     fn unknown(&mut self, key: &Key, known: &[&str], path: &str) {
@@ -684,7 +702,8 @@ fn property(properties: &'static Map<String, Json>, key: &str) -> Option<(&'stat
 
 fn names_of(properties: &'static Map<String, Json>) -> impl Iterator<Item = &'static str> {
     let alias = |schema: &'static Json| schema.get("x-alias").and_then(Json::as_str);
-    properties.iter().flat_map(move |(name, schema)| alias(schema).into_iter().chain([name.as_str()]))
+    let known = properties.iter().filter(|(_, schema)| !pending::is_reserved(schema));
+    known.flat_map(move |(name, schema)| alias(schema).into_iter().chain([name.as_str()]))
 }
 
 fn missing_help(schema: &Json, name: &str, is_inline: bool) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use vnet_config::{Attachments, Diagnostic, LIMITS, Severity, load_with};
+use vnet_config::{Attachments, Diagnostic, LIMITS, Severity, load_ahead, load_with};
 
 /// A limit: its rule, what Azure takes, and a topology that has `count` of it.
 struct Case {
@@ -142,6 +142,55 @@ const CASES: &[Case] = &[
         path: "natGateways.g.publicIPAddresses",
     },
     Case {
+        rule: "too-many-nat-rules",
+        code: None,
+        max: 500,
+        topology: nat_rules,
+        path: "virtualNetworkGateways.gw.natRules",
+    },
+    Case {
+        rule: "too-many-route-server-peers",
+        code: None,
+        max: 8,
+        topology: route_server_peers,
+        path: "routeServers.r.bgpConnections",
+    },
+    Case {
+        rule: "too-many-circuits-of-location",
+        code: None,
+        max: 4,
+        topology: circuits_of_a_location,
+        path: "virtualNetworks.v",
+    },
+    Case {
+        rule: "too-many-networks-of-circuit",
+        code: None,
+        max: 10,
+        topology: networks_of_a_circuit,
+        path: "expressRouteCircuits.e",
+    },
+    Case {
+        rule: "too-many-networks-of-circuit",
+        code: None,
+        max: 20,
+        topology: networks_of_a_premium_circuit,
+        path: "expressRouteCircuits.e",
+    },
+    Case {
+        rule: "too-many-clients",
+        code: None,
+        max: 250,
+        topology: clients,
+        path: "virtualNetworkGateways.gw",
+    },
+    Case {
+        rule: "too-many-clients",
+        code: None,
+        max: 128,
+        topology: clients_by_sstp,
+        path: "virtualNetworkGateways.gw",
+    },
+    Case {
         rule: "too-many-tunnels",
         code: None,
         max: 10,
@@ -166,6 +215,85 @@ fn list(count: usize, word: impl Fn(usize) -> String) -> String {
 /// The `index`th /24 of 10.0.0.0/8.
 fn net(index: usize) -> String {
     format!("10.{}.{}.0/24", index / 256, index % 256)
+}
+
+fn gateway(properties: &str) -> String {
+    format!(
+        "virtualNetworks: {{v: {{addressSpace: [172.16.0.0/16], subnets: {{GatewaySubnet: 172.16.0.0/27}}}}}}
+virtualNetworkGateways: {{gw: {{virtualNetwork: v, {properties}}}}}\n"
+    )
+}
+
+fn nat_rules(count: usize) -> String {
+    let rule = |index| {
+        let own = net(index);
+        format!("{{name: r{index}, internalMappings: [172.16.0.0/24], externalMappings: [{own}]}}")
+    };
+    let rules = list(count, rule);
+    gateway(&format!("sku: VpnGw2AZ, publicIPAddress: 198.51.100.10, natRules: [{rules}]"))
+}
+
+fn route_server_peers(count: usize) -> String {
+    let peers = list(count, |index| format!("p{index}: {{peerIp: 172.16.9.{}, peerAsn: 65010}}", index + 4));
+    format!(
+        "virtualNetworks: {{v: {{addressSpace: [172.16.0.0/16], subnets: {{RouteServerSubnet: 172.16.0.0/26}}}}}}
+routeServers: {{r: {{virtualNetwork: v, publicIPAddress: 203.0.113.1, bgpConnections: {{{peers}}}}}}}\n"
+    )
+}
+
+fn circuit(properties: &str) -> String {
+    format!(
+        "{{peeringLocation: London, {properties}, peerings: {{AzurePrivatePeering: {{peerASN: 65010, primaryPeerAddressPrefix: 192.168.0.0/30, secondaryPeerAddressPrefix: 192.168.0.4/30, vlanId: 1}}}}}}"
+    )
+}
+
+fn circuits_of_a_location(count: usize) -> String {
+    let circuits = lines(count, |index| format!("  e{index}: {}", circuit("bandwidthInMbps: 50")));
+    let connections = lines(count, |index| {
+        format!("  c{index}: {{connectionType: ExpressRoute, virtualNetworkGateway1: gw, peer: e{index}}}")
+    });
+    let gateway = gateway("gatewayType: ExpressRoute, sku: ErGw3AZ");
+    format!("{gateway}expressRouteCircuits:\n{circuits}connections:\n{connections}")
+}
+
+fn connected_to_a_circuit(count: usize, properties: &str) -> String {
+    let networks = lines(count, |index| {
+        format!("  n{index}: {{addressSpace: [{0}], subnets: {{GatewaySubnet: {0}}}}}", net(index))
+    });
+    let gateways = lines(count, |index| {
+        format!("  g{index}: {{virtualNetwork: n{index}, gatewayType: ExpressRoute, sku: ErGw1AZ}}")
+    });
+    let connections = lines(count, |index| {
+        format!("  c{index}: {{connectionType: ExpressRoute, virtualNetworkGateway1: g{index}, peer: e}}")
+    });
+    let circuit = circuit(properties);
+    format!(
+        "virtualNetworks:\n{networks}virtualNetworkGateways:\n{gateways}expressRouteCircuits:\n  e: {circuit}\nconnections:\n{connections}"
+    )
+}
+
+fn networks_of_a_circuit(count: usize) -> String {
+    connected_to_a_circuit(count, "bandwidthInMbps: 10000")
+}
+
+fn networks_of_a_premium_circuit(count: usize) -> String {
+    connected_to_a_circuit(count, "skuTier: Premium, bandwidthInMbps: 50")
+}
+
+fn clients_with(count: usize, properties: &str) -> String {
+    let clients = lines(count, |index| format!("  c{index}: {{gateway: gw}}"));
+    let gateway = gateway(&format!(
+        "sku: VpnGw1AZ, publicIPAddress: 198.51.100.10, vpnClientConfiguration: {{vpnClientAddressPool: 10.0.0.0/16{properties}}}"
+    ));
+    format!("{gateway}vpnClients:\n  out: {{gateway: gw, revoked: true}}\n{clients}")
+}
+
+fn clients(count: usize) -> String {
+    clients_with(count, "")
+}
+
+fn clients_by_sstp(count: usize) -> String {
+    clients_with(count, ", vpnClientProtocols: [SSTP]")
 }
 
 fn networks(count: usize) -> String {
@@ -359,7 +487,8 @@ onPremisesSites:\n{sites}localNetworkGateways:\n{locals}connections:\n{connectio
 
 fn findings(limit: &Case, count: usize) -> Vec<Diagnostic> {
     let text = format!("name: lab\nlocation: eastus\n{}", (limit.topology)(count));
-    match load_with(&text, "limit.yaml", &Attachments::default()) {
+    // Some of them are of what nothing runs yet.
+    match load_ahead(&text, "limit.yaml", &Attachments::default()) {
         Ok(loaded) => loaded.warnings,
         Err(found) => found.list,
     }
@@ -383,7 +512,7 @@ fn one_more_than_each_limit_is_refused() {
 
 /// Some things that have a limit change nothing yet, however many there are.
 fn beside_not_yet(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    found.retain(|found| found.rule != "not-acted-on-yet");
+    found.retain(|found| !["not-acted-on-yet", "express-route-gateway"].contains(&found.rule.as_ref()));
     found
 }
 
@@ -493,6 +622,8 @@ fn every_limit_has_its_case() {
     for limit in LIMITS {
         assert!(shown.contains(&(limit.rule, limit.max)), "no case shows {limit:?}");
     }
-    // The tunnels of a gateway hang on its SKU.
-    assert_eq!(LIMITS.len() + 1, shown.len());
+    // The tunnels and clients of a gateway hang on its SKU, the networks of a circuit on its tier and speed.
+    let others = ["too-many-tunnels", "too-many-clients", "too-many-networks-of-circuit"];
+    let fixed = shown.iter().filter(|(rule, _)| !others.contains(rule)).count();
+    assert_eq!(LIMITS.len(), fixed);
 }

@@ -126,6 +126,42 @@ fn json_is_accepted() {
 }
 
 #[test]
+fn what_is_pending_is_in_the_schema_and_says_so() {
+    let schema = vnet_config::schema();
+    for row in vnet_config::PENDING {
+        let holder = if row.holder.is_empty() { String::new() } else { format!("/$defs/{}", row.holder) };
+        let property = schema.pointer(&format!("{holder}/properties/{}", row.property));
+        let description = property.and_then(|property| property["description"].as_str());
+        let description = description.unwrap_or_else(|| panic!("{row:?} names no property"));
+        assert!(description.ends_with("ot supported yet."), "{row:?}: {description}");
+    }
+}
+
+#[test]
+fn figures_of_tunnels_and_circuits_are_azures() {
+    use vnet_config::{
+        model::{GatewayGeneration::*, GatewaySku::*},
+        sku::{SKUS, TunnelAlgorithms::*},
+    };
+    let row = |sku: vnet_config::model::GatewaySku, generation| sku.figures(generation).expect("a SKU");
+    let slow = row(VpnGw2AZ, Some(Generation1));
+    assert_eq!(slow.tunnel(GcmAes256), Some((1_200, 110_000)));
+    assert_eq!(slow.tunnel(Aes256Sha256), Some((650, 61_000)));
+    assert_eq!(slow.tunnel(Des3Sha256), Some((140, 13_000)));
+    assert_eq!(row(VpnGw2, Some(Generation2)).tunnel(Aes256Sha256), Some((550, 52_000)));
+    assert_eq!(row(VpnGw1, None).tunnel(Des3Sha256), Some((130, 12_000)));
+    assert_eq!(row(VpnGw5AZ, None).tunnel(Aes256Sha256), Some((700, 66_000)));
+    assert_eq!(row(Basic, None).tunnel(GcmAes256), None);
+    assert_eq!(row(ErGw1AZ, None).tunnel(GcmAes256), None);
+    let machines: Vec<u32> =
+        [VpnGw1, VpnGw5, VpnGw3AZ, VpnGw5AZ, ErGw2AZ].into_iter().map(|sku| row(sku, None).vms_max).collect();
+    assert_eq!(machines, [450, 6_700, 5_000, 9_000, 4_500]);
+    let large = row(ErGw3AZ, None);
+    assert_eq!((large.flows_max, large.routes_max, large.fast_path), (Some(1_000_000), Some(9_500), true));
+    assert_eq!(SKUS.iter().filter(|row| row.fast_path).count(), 2);
+}
+
+#[test]
 fn azure_figures_go_with_the_generation() {
     use vnet_config::model::{GatewayGeneration::*, GatewaySku::*};
     let mbps = |sku: vnet_config::model::GatewaySku, generation| {

@@ -1,4 +1,4 @@
-//! Virtual network gateways, local network gateways and connections.
+//! Virtual network gateways, local network gateways and clients.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Cidr, PublicIpRef, Secret};
+use super::scalar::{Cidr, PortRange, PublicIpRef};
 
 /// A virtual network gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +53,16 @@ pub struct VirtualNetworkGateway {
     /// Whether an ExpressRoute gateway takes traffic of other virtual networks on its circuits.
     #[serde(default)]
     pub allow_remote_vnet_traffic: bool,
+    /// Whether an ExpressRoute gateway takes traffic of virtual WANs on its circuits.
+    #[serde(default)]
+    pub allow_virtual_wan_traffic: bool,
+    /// Name of the local network gateway that everything goes to that no other route takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-object" = ["id"]))]
+    pub gateway_default_site: Option<String>,
+    /// Whether `natRules` change the prefixes that it learns and advertises too.
+    #[serde(default)]
+    pub enable_bgp_route_translation_for_nat: bool,
     /// Free labels.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub tags: IndexMap<String, String>,
@@ -123,6 +133,21 @@ pub struct BgpSettings {
     /// Weight added to the routes that it learns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_weight: Option<u32>,
+    /// Further addresses of a gateway's instances, one entry for each instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bgp_peering_addresses: Vec<BgpPeeringAddress>,
+}
+
+/// Further addresses of the BGP speaker of one instance of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BgpPeeringAddress {
+    /// The public address whose instance is meant; the entries are in the order of the public addresses without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipconfiguration_id: Option<String>,
+    /// Link-local addresses of 169.254.21.0 to 169.254.22.255.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub custom_bgp_ip_addresses: Vec<IpAddr>,
 }
 
 /// A translation of ranges over a gateway's connections.
@@ -138,11 +163,27 @@ pub struct GatewayNatRule {
     #[serde(default)]
     pub mode: NatMode,
     /// Ranges before.
-    #[schemars(with = "Vec<Cidr>")]
-    pub internal_mappings: Vec<IpNet>,
+    #[schemars(length(min = 1))]
+    pub internal_mappings: Vec<NatMapping>,
     /// Ranges after.
-    #[schemars(with = "Vec<Cidr>")]
-    pub external_mappings: Vec<IpNet>,
+    #[schemars(length(min = 1))]
+    pub external_mappings: Vec<NatMapping>,
+    /// The public address whose instance translates; both instances without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_configuration_id: Option<String>,
+}
+
+/// A range of a translation. Short form: the range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-short" = "addressSpace"))]
+pub struct NatMapping {
+    /// Its addresses.
+    #[schemars(with = "Cidr")]
+    pub address_space: IpNet,
+    /// Its ports; all of them where none are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_range: Option<PortRange>,
 }
 
 /// Static or dynamic translation.
@@ -170,8 +211,49 @@ pub enum NatMode {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VpnClientConfiguration {
     /// Ranges that clients get their addresses from.
-    #[schemars(with = "Vec<Cidr>", extend("x-object" = ["addressPrefixes"]))]
+    #[schemars(with = "Vec<Cidr>", length(min = 1), extend("x-object" = ["addressPrefixes"]))]
     pub vpn_client_address_pool: Vec<IpNet>,
+    /// Protocols that clients may speak; on the wire it is WireGuard whatever they are.
+    #[serde(default = "open_vpn")]
+    pub vpn_client_protocols: Vec<VpnClientProtocol>,
+}
+
+fn open_vpn() -> Vec<VpnClientProtocol> {
+    vec![VpnClientProtocol::OpenVpn]
+}
+
+/// A protocol of point-to-site VPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum VpnClientProtocol {
+    /// IKE version 2.
+    IkeV2,
+    /// SSTP, 128 clients at most.
+    #[serde(rename = "SSTP")]
+    Sstp,
+    /// OpenVPN.
+    #[serde(rename = "OpenVPN")]
+    OpenVpn,
+}
+
+/// A client of a gateway's point-to-site VPN.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VpnClient {
+    /// Name of the gateway that it connects to.
+    #[schemars(extend("x-object" = ["id"]))]
+    pub gateway: String,
+    /// The region that it is nearest to; the topology's `location` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its public address; one of the lab's own where it is not given.
+    #[serde(default, rename = "publicIPAddress", skip_serializing_if = "Option::is_none")]
+    pub public_ip_address: Option<IpAddr>,
+    /// Whether the gateway turns it away.
+    #[serde(default)]
+    pub revoked: bool,
+    /// Free labels; `tag:NAME` in `expect` selects by them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub tags: IndexMap<String, String>,
 }
 
 /// What a gateway knows of a VPN device at the other end.
@@ -193,67 +275,4 @@ pub struct LocalNetworkGateway {
     /// Free labels.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub tags: IndexMap<String, String>,
-}
-
-/// A connection of a virtual network gateway.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Connection {
-    /// What it connects.
-    pub connection_type: ConnectionType,
-    /// The gateway that it belongs to.
-    pub virtual_network_gateway1: String,
-    /// The gateway at the other end, with Vnet2Vnet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtual_network_gateway2: Option<String>,
-    /// The local network gateway at the other end, with IPsec.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local_network_gateway2: Option<String>,
-    /// The circuit, with ExpressRoute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub peer: Option<String>,
-    /// The key that both ends share; the tunnel comes up where they are equal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shared_key: Option<Secret>,
-    /// Whether routes come by BGP over the tunnel.
-    #[serde(default)]
-    pub enable_bgp: bool,
-    /// Preference of ExpressRoute connections of one gateway.
-    #[serde(default)]
-    pub routing_weight: u32,
-    /// Who starts the handshake.
-    #[serde(default)]
-    pub connection_mode: ConnectionMode,
-    /// Names of `natRules` for packets into Azure.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ingress_nat_rules: Vec<String>,
-    /// Names of `natRules` for packets out of Azure.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub egress_nat_rules: Vec<String>,
-    /// Free labels.
-    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
-    pub tags: IndexMap<String, String>,
-}
-
-/// What a connection connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub enum ConnectionType {
-    /// A gateway and a VPN device.
-    IPsec,
-    /// Two gateways.
-    Vnet2Vnet,
-    /// A gateway and a circuit.
-    ExpressRoute,
-}
-
-/// Who starts the handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum ConnectionMode {
-    /// Both ends.
-    #[default]
-    Default,
-    /// This end only.
-    InitiatorOnly,
-    /// The other end only.
-    ResponderOnly,
 }

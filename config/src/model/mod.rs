@@ -12,16 +12,22 @@
 //! | `x-inline: P` | an object | properties of the one item of the list `P` may stand beside the object's own |
 //! | `x-values: {A: B}` | an enum | `A` is another spelling of the value `B` |
 //!
+//! What the model has and nothing runs yet is refused by a table of its own: [`crate::PENDING`].
+//!
 //! Where a list is expected, a single value stands for a list of one; where a string is expected, a number is taken;
 //! the values of an enum are matched without regard to case.
 
+mod connection;
 mod egress;
 mod expect;
+mod express_route;
 mod firewall;
 mod gateway;
+mod ipsec;
 mod machine;
 mod network;
 mod route;
+mod route_server;
 mod scalar;
 mod security;
 mod service_tag;
@@ -31,24 +37,34 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use connection::{Connection, ConnectionMode, ConnectionType, CustomBgpIpAddress};
 pub use egress::{NatGateway, NatGatewaySku, PrivateEndpoint, PublicIpAddress, PublicIpSku};
 pub use expect::{DROP_REASONS, Expectation, ProbeProtocol, Verdict};
+pub use express_route::{
+    CircuitFamily, CircuitPeering, CircuitPeerings, CircuitTier, ExpressRouteCircuit, Ipv6CircuitPeering,
+};
 pub use firewall::{
     ApplicationProtocol, ApplicationProtocolType, ApplicationRule, AzureFirewall, FirewallPolicy,
     FirewallProtocol, FirewallRule, FirewallSku, FirewallSnat, IpGroup, NatRule, NetworkRule, RuleAction,
     RuleCollection, RuleCollectionGroup, RuleCollectionType, ThreatIntelMode,
 };
 pub use gateway::{
-    BgpSettings, Connection, ConnectionMode, ConnectionType, GatewayGeneration, GatewayNatRule, GatewaySku,
-    GatewayType, LocalNetworkGateway, NatMode, NatType, VirtualNetworkGateway, VpnClientConfiguration,
-    VpnType,
+    BgpPeeringAddress, BgpSettings, GatewayGeneration, GatewayNatRule, GatewaySku, GatewayType,
+    LocalNetworkGateway, NatMapping, NatMode, NatType, VirtualNetworkGateway, VpnClient,
+    VpnClientConfiguration, VpnClientProtocol, VpnType,
 };
+pub use ipsec::{
+    ConnectionProtocol, DhGroup, IkeEncryption, IkeIntegrity, IpsecEncryption, IpsecIntegrity, IpsecPolicy,
+    PfsGroup, TrafficSelectorPolicy,
+};
+pub(crate) use ipsec::{data_size_kilobytes, lifetime_seconds};
 pub use machine::{NetworkInterface, Restart, RunCommand, VirtualMachine};
 pub use network::{
-    DhcpOptions, Encryption, EncryptionEnforcement, Peering, PrivateEndpointNetworkPolicies, Subnet,
-    VirtualNetwork,
+    DdosProtectionPlan, DhcpOptions, Encryption, EncryptionEnforcement, Peering,
+    PrivateEndpointNetworkPolicies, Subnet, VirtualNetwork,
 };
 pub use route::{DisablePeeringRoute, NextHopType, Route, RouteNextHop, RoutePrefix, RouteTable};
+pub use route_server::{HubRoutingPreference, RouteServer, RouteServerPeer};
 pub use scalar::{
     AddressSpec, FileSource, PortRange, SERVICE_TAGS, Secret, SecretSource, SubnetRef, parse_cidr,
 };
@@ -57,7 +73,8 @@ pub use security::{
 };
 pub use service_tag::{SERVICE_ENDPOINTS, ServiceEndpoint, ServiceTags};
 pub use site::{
-    Internet, InternetEgress, InternetHost, OnPremisesSite, SiteCircuit, SiteHost, VpnDevice, VpnDeviceKind,
+    DeviceBgp, Internet, InternetEgress, InternetHost, OnPremisesSite, SiteCircuit, SiteHost, VpnDevice,
+    VpnDeviceKind,
 };
 
 /// A topology file.
@@ -114,6 +131,18 @@ pub struct Topology {
     /// Connections by name.
     #[serde(default)]
     pub connections: IndexMap<String, Connection>,
+    /// Clients of point-to-site VPN by name, a namespace each.
+    #[serde(default)]
+    pub vpn_clients: IndexMap<String, VpnClient>,
+    /// ExpressRoute circuits by name.
+    #[serde(default)]
+    pub express_route_circuits: IndexMap<String, ExpressRouteCircuit>,
+    /// Route servers by name.
+    #[serde(default)]
+    pub route_servers: IndexMap<String, RouteServer>,
+    /// DDoS protection plans by name.
+    #[serde(default)]
+    pub ddos_protection_plans: IndexMap<String, DdosProtectionPlan>,
     /// On-premises sites by name.
     #[serde(default)]
     pub on_premises_sites: IndexMap<String, OnPremisesSite>,

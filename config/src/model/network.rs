@@ -51,6 +51,25 @@ pub struct VirtualNetwork {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-object" = ["id"]))]
     pub ddos_protection_plan: Option<String>,
+    /// Whether the plan protects the public addresses in the network.
+    #[serde(default)]
+    pub enable_ddos_protection: bool,
+    /// What the network's gateways advertise in place of its ranges, and of those of spokes that these hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Cidr>", extend("x-object" = ["addressPrefixes"]))]
+    pub summarized_gateway_prefixes: Vec<IpNet>,
+}
+
+/// A DDoS protection plan, which networks name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DdosProtectionPlan {
+    /// Its region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Free labels.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub tags: IndexMap<String, String>,
 }
 
 /// What DHCP hands to the virtual machines of a network.

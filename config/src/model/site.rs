@@ -63,6 +63,20 @@ pub struct VpnDevice {
     /// The key that a builtin device uses; the connection's own where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_key: Option<Secret>,
+    /// The BGP speaker of a builtin device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<DeviceBgp>,
+}
+
+/// The BGP speaker of a VPN device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeviceBgp {
+    /// Its autonomous system number.
+    #[schemars(range(min = 1))]
+    pub asn: u32,
+    /// Its address, as `bgpPeeringAddress` of the local network gateway says.
+    pub address: IpAddr,
 }
 
 /// Who plays a VPN device.

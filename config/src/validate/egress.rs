@@ -43,6 +43,7 @@ enum Holder {
     Firewall,
     Gateway(GatewaySku),
     NatGateway(NatGatewaySku),
+    RouteServer,
     /// A host of the Internet or a device of a site: outside Azure.
     Outside,
 }
@@ -90,6 +91,10 @@ fn uses(topology: &Topology) -> Vec<Use<'_>> {
         let region = gateway.location.as_deref().unwrap_or(&topology.location);
         add(path, &gateway.public_ip_addresses, Holder::NatGateway(gateway.sku), Some(region));
     }
+    for (name, server) in &topology.route_servers {
+        let path = format!("routeServers.{name}.publicIPAddresses");
+        add(path, &server.public_ip_addresses, Holder::RouteServer, region_of(&server.virtual_network));
+    }
     for (name, host) in &topology.internet.hosts {
         add(format!("internet.hosts.{name}.addresses"), &host.addresses, Holder::Outside, None);
     }
@@ -98,6 +103,11 @@ fn uses(topology: &Topology) -> Vec<Use<'_>> {
             let path = format!("onPremisesSites.{name}.vpnDevice.publicIPAddress");
             all.push(Use { path, address: device.public_ip_address, holder: Holder::Outside, region: None });
         }
+    }
+    for (name, client) in &topology.vpn_clients {
+        let path = format!("vpnClients.{name}.publicIPAddress");
+        let address = client.public_ip_address;
+        all.extend(address.map(|address| Use { path, address, holder: Holder::Outside, region: None }));
     }
     all
 }
@@ -153,7 +163,9 @@ fn each_once(check: &mut Check<'_, '_>, uses: &[Use<'_>]) {
 /// Whether the SKU and the region of a named public address go with what uses it.
 fn fits(check: &mut Check<'_, '_>, one: &Use<'_>, name: &str, public: &PublicIpAddress) {
     let wanted = match one.holder {
-        Holder::Firewall | Holder::NatGateway(NatGatewaySku::Standard) => Some(PublicIpSku::Standard),
+        Holder::Firewall | Holder::RouteServer | Holder::NatGateway(NatGatewaySku::Standard) => {
+            Some(PublicIpSku::Standard)
+        }
         Holder::Gateway(sku) if sku != GatewaySku::Basic => Some(PublicIpSku::Standard),
         Holder::NatGateway(NatGatewaySku::StandardV2) => Some(PublicIpSku::StandardV2),
         Holder::Nic if public.sku == PublicIpSku::StandardV2 => Some(PublicIpSku::Standard),

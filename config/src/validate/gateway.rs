@@ -1,23 +1,12 @@
-//! Virtual network gateways, connections and on-premises sites.
-
-use std::collections::HashMap;
+//! Virtual network gateways.
 
 use ipnet::IpNet;
 
-use super::{Check, Owners, first_overlap};
+use super::{Check, Owners};
 use crate::{
     diagnostic::Finding,
-    limit,
-    model::{
-        Connection, ConnectionType, GatewaySku, GatewayType, OnPremisesSite, Peering, VirtualNetworkGateway,
-        VpnType,
-    },
+    model::{GatewaySku, GatewayType, Peering, VirtualNetworkGateway, VpnType},
 };
-
-/// ASNs that Azure or IANA keeps; 65515 is the gateways' own default.
-fn is_reserved_asn(asn: u32) -> bool {
-    matches!(asn, 0 | 8074 | 8075 | 12076 | 23456 | 64496..=64511 | 65517..=65520 | 65535..=65551)
-}
 
 pub(crate) fn check(check: &mut Check<'_, '_>) {
     let topology = check.topology;
@@ -26,36 +15,11 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         let path = format!("virtualNetworkGateways.{name}");
         place(check, &path, name, gateway, &mut networks);
         sku(check, &path, gateway);
-        unsupported(check, &path, gateway);
-        bgp(check, &path, gateway);
-    }
-    let mut ends = Owners::new();
-    for (name, connection) in &topology.connections {
-        let path = format!("connections.{name}");
-        one_connection(check, &path, connection);
-        let other =
-            connection.virtual_network_gateway2.as_ref().or(connection.local_network_gateway2.as_ref());
-        let key = (connection.virtual_network_gateway1.as_str(), connection.connection_type, other);
-        if let Some(first) = ends.take(key, || name.clone()) {
-            let finding = Finding::error("connection-twice", format!("'{first}' connects the same two ends"));
-            check.at_name(&path, finding.help("one connection for each pair of ends and direction"));
-        }
-    }
-    tunnels(check);
-    for (name, local) in &topology.local_network_gateways {
-        let address = local.gateway_ip_address;
-        let mut devices = topology.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref());
-        if !devices.any(|device| device.public_ip_address == address) {
-            let finding = Finding::warning(
-                "no-such-device",
-                format!("no site has a VPN device with the address {address}"),
-            );
-            let help = "add vpnDevice: {publicIPAddress: ...} with this address to a site; until then nothing answers there";
-            check.at(&format!("localNetworkGateways.{name}.gatewayIpAddress"), finding.help(help));
-        }
-    }
-    for (name, site) in &topology.on_premises_sites {
-        one_site(check, name, site);
+        by_type(check, &path, gateway);
+        default_site(check, &path, name, gateway);
+        super::bgp::gateway(check, &path, gateway);
+        super::nat::check(check, &path, name, gateway);
+        super::client::configuration(check, &path, gateway);
     }
 }
 
@@ -164,216 +128,56 @@ fn sku(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
     }
 }
 
-fn unsupported(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
-    if gateway.gateway_type == GatewayType::ExpressRoute {
+/// What only gateways of one type have.
+fn by_type(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
+    let is_vpn = gateway.gateway_type == GatewayType::Vpn;
+    if !is_vpn {
         let finding = Finding::warning(
             "express-route-gateway",
             "an ExpressRoute gateway carries nothing yet: it stands before a VPN gateway, and no user route leads to it",
         );
         check.at(&format!("{path}.gatewayType"), finding.help("a later version will take its connections"));
     }
-    if gateway.vpn_type == VpnType::PolicyBased {
-        check.unsupported(&format!("{path}.vpnType"), "a policy-based gateway");
-    }
-    if !gateway.nat_rules.is_empty() {
-        check.unsupported(&format!("{path}.natRules"), "NAT at a gateway");
-    }
-    if gateway.vpn_client_configuration.is_some() {
-        check.unsupported(&format!("{path}.vpnClientConfiguration"), "point-to-site VPN");
-    }
-    if gateway.allow_remote_vnet_traffic {
-        check.unsupported(&format!("{path}.allowRemoteVnetTraffic"), "traffic of other networks on circuits");
-    }
-}
-
-fn bgp(check: &mut Check<'_, '_>, path: &str, gateway: &VirtualNetworkGateway) {
-    if let Some(settings) = &gateway.bgp_settings
-        && is_reserved_asn(settings.asn)
-    {
-        let finding = Finding::error("reserved-asn", format!("the ASN {} is reserved", settings.asn));
-        check.at(
-            &format!("{path}.bgpSettings.asn"),
-            finding.help("use 65515, or one of 64512-65514 and 65521-65534"),
-        );
-    }
-}
-
-fn one_connection(check: &mut Check<'_, '_>, path: &str, connection: &Connection) {
-    let gateways = &check.topology.virtual_network_gateways;
-    let at = format!("{path}.virtualNetworkGateway1");
-    let first = &connection.virtual_network_gateway1;
-    let has_first = check.refers(&at, "virtualNetworkGateways", gateways, first, "virtual network gateway");
-    if has_first && connection.enable_bgp && !gateways[first].enable_bgp {
-        let finding = Finding::error("connection-bgp", format!("enableBgp is set here and not at '{first}'"));
-        check.at(
-            &format!("{path}.enableBgp"),
-            finding.help(format!("set enableBgp: true at '{first}', or remove it here")),
-        );
-    }
-    if connection.enable_bgp {
-        let finding = Finding::warning("bgp-not-yet", "routes are not exchanged by BGP yet");
-        let help =
-            "until then only localNetworkAddressSpace and the ranges of the gateways' networks are routed";
-        check.at(&format!("{path}.enableBgp"), finding.help(help));
-    }
-    match connection.connection_type {
-        ConnectionType::IPsec => site_to_site(check, path, connection),
-        ConnectionType::Vnet2Vnet => vnet_to_vnet(check, path, connection, has_first),
-        ConnectionType::ExpressRoute => {
-            check.unsupported(&format!("{path}.connectionType"), "an ExpressRoute connection")
-        }
-    }
-    if connection.connection_type != ConnectionType::ExpressRoute {
-        if connection.shared_key.is_none() {
-            let finding = Finding::error("missing-shared-key", "the connection has no sharedKey");
-            check.at_name(
-                path,
-                finding.help("add sharedKey: a text, {env: NAME} or {file: PATH}; both ends need the same"),
+    for (property, is_given, vpn_only) in [
+        ("vpnClientConfiguration", gateway.vpn_client_configuration.is_some(), true),
+        ("gatewayDefaultSite", gateway.gateway_default_site.is_some(), true),
+        ("enableBgpRouteTranslationForNat", gateway.enable_bgp_route_translation_for_nat, true),
+        ("allowRemoteVnetTraffic", gateway.allow_remote_vnet_traffic, false),
+        ("allowVirtualWanTraffic", gateway.allow_virtual_wan_traffic, false),
+    ] {
+        if is_given && is_vpn != vpn_only {
+            let (has, lacks) =
+                if vpn_only { ("a VPN", "an ExpressRoute") } else { ("an ExpressRoute", "a VPN") };
+            let message = format!("'{property}' is of {has} gateway, and this is {lacks} gateway");
+            check.at(
+                &format!("{path}.{property}"),
+                Finding::error("gateway-property", message).help("remove it"),
             );
         }
-        if connection.peer.is_some() {
-            let finding =
-                Finding::error("connection-end", "'peer' names a circuit; this connection has none");
-            check.at(&format!("{path}.peer"), finding.help("remove it"));
-        }
     }
-    for (property, rules) in
-        [("ingressNatRules", &connection.ingress_nat_rules), ("egressNatRules", &connection.egress_nat_rules)]
-    {
-        if !rules.is_empty() {
-            check.unsupported(&format!("{path}.{property}"), "NAT at a gateway");
-        }
-    }
-}
-
-fn site_to_site(check: &mut Check<'_, '_>, path: &str, connection: &Connection) {
-    let locals = &check.topology.local_network_gateways;
-    match &connection.local_network_gateway2 {
-        Some(local) => {
-            let at = format!("{path}.localNetworkGateway2");
-            check.refers(&at, "localNetworkGateways", locals, local, "local network gateway");
-        }
-        None => {
-            let finding =
-                Finding::error("connection-end", "an IPsec connection ends at a local network gateway");
-            check.at_name(path, finding.help("add localNetworkGateway2"));
-        }
-    }
-    if connection.virtual_network_gateway2.is_some() {
+    if gateway.active_active && gateway.vpn_type == VpnType::PolicyBased {
         let finding =
-            Finding::error("connection-end", "an IPsec connection has no second virtual network gateway");
-        check.at(
-            &format!("{path}.virtualNetworkGateway2"),
-            finding.help("remove it, or set connectionType: Vnet2Vnet"),
-        );
+            Finding::error("active-active-policy", "a policy-based gateway cannot be active-active");
+        check.at(&format!("{path}.activeActive"), finding.help("set vpnType: RouteBased"));
     }
 }
 
-fn vnet_to_vnet(check: &mut Check<'_, '_>, path: &str, connection: &Connection, has_first: bool) {
+/// The site that everything goes to that no other route takes.
+fn default_site(check: &mut Check<'_, '_>, path: &str, name: &str, gateway: &VirtualNetworkGateway) {
     let topology = check.topology;
-    let gateways = &topology.virtual_network_gateways;
-    if connection.local_network_gateway2.is_some() {
-        let finding = Finding::error("connection-end", "a Vnet2Vnet connection has no local network gateway");
-        check.at(
-            &format!("{path}.localNetworkGateway2"),
-            finding.help("remove it, or set connectionType: IPsec"),
-        );
-    }
-    let first = &connection.virtual_network_gateway1;
-    let Some(second) = &connection.virtual_network_gateway2 else {
-        let finding = Finding::error(
-            "connection-end",
-            "a Vnet2Vnet connection ends at a second virtual network gateway",
-        );
-        check.at_name(path, finding.help("add virtualNetworkGateway2"));
-        return;
-    };
-    let at = format!("{path}.virtualNetworkGateway2");
-    if !check.refers(&at, "virtualNetworkGateways", gateways, second, "virtual network gateway") || !has_first
-    {
+    let Some(site) = &gateway.gateway_default_site else { return };
+    let at = format!("{path}.gatewayDefaultSite");
+    let locals = &topology.local_network_gateways;
+    if !check.refers(&at, "localNetworkGateways", locals, site, "local network gateway") {
         return;
     }
-    if first == second {
-        let finding =
-            Finding::error("connection-with-itself", format!("'{first}' cannot be connected to itself"));
-        check.at(&at, finding.help("name the gateway of the other network"));
-        return;
-    }
-    let has_reverse = topology.connections.values().any(|other| {
-        other.connection_type == ConnectionType::Vnet2Vnet
-            && &other.virtual_network_gateway1 == second
-            && other.virtual_network_gateway2.as_ref() == Some(first)
+    let is_connected = topology.connections.values().any(|connection| {
+        connection.virtual_network_gateway1 == name
+            && connection.local_network_gateway2.as_ref() == Some(site)
     });
-    if !has_reverse {
-        let finding = Finding::warning(
-            "connection-one-sided",
-            format!("no connection leads back from '{second}': this one stays NotConnected"),
-        );
-        check.at_name(path, finding.help(format!("add a Vnet2Vnet connection from '{second}' to '{first}'")));
-    }
-    let ranges = |gateway: &str| {
-        let network = topology.virtual_networks.get(&gateways[gateway].virtual_network);
-        network.map_or(&[][..], |network| &network.address_space)
-    };
-    // Both directions have the same overlap: it is told once.
-    let is_later = gateways.get_index_of(first) > gateways.get_index_of(second);
-    if (is_later || !has_reverse)
-        && gateways[first].virtual_network != gateways[second].virtual_network
-        && let Some((own, other)) = first_overlap(ranges(first), ranges(second))
-    {
-        let message = format!("{own} and {other} of the two networks overlap, so they cannot be connected");
-        let finding = Finding::error("connected-ranges-overlap", message).code("VnetAddressSpacesOverlap");
-        check.at(&at, finding.help("give one of the two networks another range"));
-    }
-}
-
-/// The connections of each gateway, against what its SKU takes.
-fn tunnels(check: &mut Check<'_, '_>) {
-    let topology = check.topology;
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    for connection in topology.connections.values() {
-        *counts.entry(&connection.virtual_network_gateway1).or_default() += 1;
-    }
-    for (name, gateway) in &topology.virtual_network_gateways {
-        let Some(figures) = gateway.figures() else { continue };
-        let limit = limit::tunnels(figures.tunnels_max);
-        let count = counts.get(name.as_str()).copied().unwrap_or_default();
-        check.limit(format_args!("virtualNetworkGateways.{name}"), name, count, &limit);
-    }
-}
-
-fn one_site(check: &mut Check<'_, '_>, name: &str, site: &OnPremisesSite) {
-    let path = format!("onPremisesSites.{name}");
-    let mut taken = Owners::new();
-    for (host, value) in &site.hosts {
-        let v4 = value.addresses.iter().filter(|address| address.is_ipv4()).count();
-        let base = format!("{path}.hosts.{host}.addresses");
-        if v4 > 1 || value.addresses.len() - v4 > 1 {
-            let finding = Finding::error("host-addresses", "a host has one address of each family at most");
-            check.at(&base, finding.help("keep one IPv4 and one IPv6 address"));
-        }
-        for (index, address) in value.addresses.iter().enumerate() {
-            let at = format!("{base}[{index}]");
-            if !site.address_space.iter().any(|net| net.contains(address)) {
-                let finding = Finding::error(
-                    "host-outside-site",
-                    format!("{address} is not inside the address space of '{name}'"),
-                );
-                check.at(
-                    &at,
-                    finding.help("choose an address in the site's addressSpace, or add its range there"),
-                );
-            }
-            if let Some(first) = taken.take(*address, || host.clone()) {
-                let finding = Finding::error(
-                    "address-in-use",
-                    format!("{address} is the address of '{first}' already"),
-                );
-                check.at(&at, finding.help("give each host its own"));
-            }
-        }
-    }
-    if !site.express_route.is_empty() {
-        check.unsupported(&format!("{path}.expressRoute"), "an ExpressRoute circuit");
+    if !is_connected {
+        let message = format!("no connection of '{name}' leads to '{site}', so nothing goes there");
+        let finding = Finding::warning("default-site-unconnected", message);
+        check.at(&at, finding.help(format!("add an IPsec connection from '{name}' to '{site}'")));
     }
 }

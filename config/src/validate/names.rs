@@ -30,6 +30,10 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     resources(check, "virtualNetworkGateways", &topology.virtual_network_gateways);
     resources(check, "localNetworkGateways", &topology.local_network_gateways);
     resources(check, "connections", &topology.connections);
+    resources(check, "vpnClients", &topology.vpn_clients);
+    resources(check, "expressRouteCircuits", &topology.express_route_circuits);
+    resources(check, "routeServers", &topology.route_servers);
+    resources(check, "ddosProtectionPlans", &topology.ddos_protection_plans);
     resources(check, "onPremisesSites", &topology.on_premises_sites);
     for (name, network) in &topology.virtual_networks {
         resources(check, &format!("virtualNetworks.{name}.subnets"), &network.subnets);
@@ -87,6 +91,7 @@ fn hosts(check: &mut Check<'_, '_>) {
             .keys()
             .map(|name| (format!("privateEndpoints.{name}"), name.as_str(), true)),
     );
+    all.extend(topology.vpn_clients.keys().map(|name| (format!("vpnClients.{name}"), name.as_str(), true)));
     for (site, value) in &topology.on_premises_sites {
         all.extend(
             value
@@ -106,6 +111,8 @@ fn hosts(check: &mut Check<'_, '_>) {
     );
     let gateways = topology.virtual_network_gateways.keys();
     all.extend(gateways.map(|name| (format!("virtualNetworkGateways.{name}"), name.as_str(), false)));
+    let servers = topology.route_servers.keys();
+    all.extend(servers.map(|name| (format!("routeServers.{name}"), name.as_str(), false)));
 
     let mut taken = Owners::new();
     for (path, name, is_host) in all {

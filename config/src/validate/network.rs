@@ -35,6 +35,8 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
     for (name, network) in &topology.virtual_networks {
         address_space(check, name, network);
         subnets(check, name, network);
+        summaries(check, name, network);
+        ddos(check, name, network);
     }
     tenants(check);
 }
@@ -57,6 +59,44 @@ fn address_space(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork
         let finding =
             Finding::error("own-ranges-overlap", format!("{inner} and {outer} of the same network overlap"));
         check.at(&path(index), finding.help(format!("remove {inner}: {outer} holds it")));
+    }
+}
+
+/// What the network's gateways advertise in place of its ranges.
+fn summaries(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
+    let list = &network.summarized_gateway_prefixes;
+    let path = format!("virtualNetworks.{name}.summarizedGatewayPrefixes");
+    for ((outer, _), (inner, index)) in overlaps(list.iter().enumerate().map(|(index, net)| (*net, index))) {
+        let finding =
+            Finding::error("summary-overlap", format!("{inner} and {outer} of the same list overlap"));
+        check.at(&format!("{path}[{index}]"), finding.help(format!("remove {inner}: {outer} holds it")));
+    }
+    let is_covered = |range: &&IpNet| list.iter().any(|net| net.contains(*range));
+    if let Some(range) = network.address_space.iter().find(|range| !list.is_empty() && !is_covered(range)) {
+        let message =
+            format!("the list does not hold {range} of '{name}' itself, which is not advertised then");
+        let finding = Finding::warning("summary-without-own", message);
+        check.at(&path, finding.help(format!("add a prefix that holds {range}")));
+    }
+}
+
+fn ddos(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
+    let path = format!("virtualNetworks.{name}");
+    let plans = &check.topology.ddos_protection_plans;
+    match &network.ddos_protection_plan {
+        // A plan may be one of another subscription: without the section there is nothing to look it up in.
+        Some(plan) if !plans.is_empty() => {
+            let at = format!("{path}.ddosProtectionPlan");
+            check.refers(&at, "ddosProtectionPlans", plans, plan, "DDoS protection plan");
+        }
+        None if network.enable_ddos_protection => {
+            let finding = Finding::error("ddos-without-plan", "DDoS protection needs a plan");
+            check.at(
+                &format!("{path}.enableDdosProtection"),
+                finding.help("add ddosProtectionPlan: the name of one of ddosProtectionPlans"),
+            );
+        }
+        _ => {}
     }
 }
 

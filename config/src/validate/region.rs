@@ -65,6 +65,9 @@ fn collect<'t>(check: &Check<'t, '_>, places: &mut Vec<(String, &'t str)>) {
         "firewallPolicies": topology.firewall_policies,
         "ipGroups": topology.ip_groups,
         "localNetworkGateways": topology.local_network_gateways,
+        "vpnClients": topology.vpn_clients,
+        "expressRouteCircuits": topology.express_route_circuits,
+        "ddosProtectionPlans": topology.ddos_protection_plans,
         "onPremisesSites": topology.on_premises_sites,
         "internet.hosts": topology.internet.hosts,
     }
