@@ -80,6 +80,14 @@ fn user_of(before: &Topology, after: &Topology, network: &str, subnet: &str) -> 
             let name = names.find(|name| gateway(before, name) && gateway(after, name))?;
             Some(format!("the gateway '{name}'"))
         }
+        "RouteServerSubnet" => {
+            let server = |topology: &Topology, name: &str| {
+                topology.route_servers.get(name).is_some_and(|server| server.virtual_network == network)
+            };
+            let mut names = after.route_servers.keys();
+            let name = names.find(|name| server(before, name) && server(after, name))?;
+            Some(format!("the route server '{name}'"))
+        }
         _ => None,
     }
 }

@@ -54,7 +54,8 @@ impl<'t> Places<'t> {
             .map(|(name, host)| (name, &host.tags));
         let endpoints = topology.private_endpoints.iter().map(|(name, endpoint)| (name, &endpoint.tags));
         let internet = topology.internet.hosts.iter().map(|(name, host)| (name, &host.tags));
-        let all: Vec<_> = machines.chain(sites).chain(endpoints).chain(internet).collect();
+        let clients = topology.vpn_clients.iter().map(|(name, client)| (name, &client.tags));
+        let all: Vec<_> = machines.chain(sites).chain(endpoints).chain(internet).chain(clients).collect();
         let firewalls = topology.azure_firewalls.keys();
         let gateways = topology.virtual_network_gateways.keys();
         let machines = topology.virtual_machines.keys();
