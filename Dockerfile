@@ -13,8 +13,8 @@ ARG PROFILE=release
 ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
 WORKDIR /src
 COPY . .
-# Compiles the kernel's half of the offload; without it everything runs in the daemon.
-RUN command -v clang >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends clang; }
+# clang compiles the kernel's half of the offload; without it everything runs in the daemon. make builds the allocator.
+RUN { command -v clang && command -v make; } >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends clang make; }
 RUN for package in daemon ctl; do \
         cargo install --locked --profile "${PROFILE}" --root /usr/local/vnetd --path "$package" || exit 1; \
     done

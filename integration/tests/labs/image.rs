@@ -87,7 +87,7 @@ impl Workshop {
         }
         let container = self.buildah(&["from", RUN_BASE])?.ok()?.stdout.trim().to_owned();
         let install =
-            "apt-get update -q && apt-get install -q -y --no-install-recommends clang gcc libc6-dev";
+            "apt-get update -q && apt-get install -q -y --no-install-recommends clang gcc libc6-dev make";
         self.buildah(&[
             "run",
             "--isolation",
