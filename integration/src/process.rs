@@ -255,6 +255,10 @@ impl Running {
     }
 
     fn wait(&mut self, deadline: Instant) -> Result<ExitStatus> {
+        // Somebody who looked whether it is alive may have reaped it: then its number is nobody's, or another's.
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
         // Becomes readable at its end: whoever measures how long it took measures no interval of looking.
         let end = pidfd_open(rustix::process::Pid::from_child(&self.child), PidfdFlags::empty())?;
         loop {
