@@ -18,6 +18,7 @@ use crate::ledger::Ledger;
 use crate::offload::Offloading;
 use crate::output::Output;
 use crate::shared::Shared;
+use crate::slow::Standing;
 use crate::tap::Tap;
 
 /// Flows and sessions that one call looks at for expiry.
@@ -213,10 +214,14 @@ impl Router {
     #[cold]
     fn look(&mut self, id: FlowId, packet: &Packet<'_>, now: Nanos) -> Result<FlowId, Reason> {
         let flow = self.flows.get(id);
-        let held = !flow.sessions().is_empty();
-        if held && !self.core.touch_sessions(flow, packet.headers.meta.tcp_flags, now) {
-            let key = flow.key();
-            return self.decide_flow(key, packet, now);
+        match self.core.touch_sessions(flow, packet.headers.meta.tcp_flags, now) {
+            Standing::Gone => {
+                let key = flow.key();
+                return self.decide_flow(key, packet, now);
+            }
+            // A handshake is followed packet by packet: whose turn it was decides whether it is through.
+            Standing::Opening => self.flows.look_soon(id),
+            Standing::Open => {}
         }
         self.consider(id, now);
         Ok(id)

@@ -19,6 +19,17 @@ use crate::shared::{Sessions, View};
 /// The sessions that a flow keeps alive.
 type Held = ArrayVec<SessionRef, FLOW_SESSIONS_MAX>;
 
+/// How the sessions of a flow stand after a packet of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// All are there and through their handshake, or the flow has none.
+    Open,
+    /// One waits for packets of its handshake.
+    Opening,
+    /// One is gone: what it allowed or translated does not hold any more.
+    Gone,
+}
+
 impl Router {
     /// Decides a packet's flow and enters it into the table.
     pub(crate) fn decide_flow(
@@ -117,15 +128,22 @@ impl Core {
         self.note_drop(port, tuple, reason, rule, now);
     }
 
-    /// Tells a flow's sessions of its packets. False where one of them is gone: what it allowed or translated does not
-    /// hold any more.
-    pub(crate) fn touch_sessions(&self, flow: &FlowEntry, flags: TcpFlags, now: Nanos) -> bool {
-        let mut sessions = self.shared.sessions();
-        let mut alive = true;
-        for session in flow.sessions() {
-            alive &= sessions.touch(*session, flags, seconds(now));
+    /// Tells a flow's sessions of a packet.
+    pub(crate) fn touch_sessions(&self, flow: &FlowEntry, flags: TcpFlags, now: Nanos) -> Standing {
+        if flow.sessions().is_empty() {
+            return Standing::Open;
         }
-        alive
+        let mut sessions = self.shared.sessions();
+        let mut standing = Standing::Open;
+        for session in flow.sessions() {
+            sessions.touch(*session, flags, seconds(now));
+            match sessions.get(*session).map(|record| record.state()) {
+                None => standing = Standing::Gone,
+                Some(FlowState::Opening) if standing == Standing::Open => standing = Standing::Opening,
+                Some(_) => {}
+            }
+        }
+        standing
     }
 
     /// Whether all of these sessions are there and past their handshake: one that opens has to see whose packets come.
@@ -197,6 +215,7 @@ fn hold_sessions(
     }
     for (function, tuple) in &decision.passed {
         if let Some(session) = passed(sessions, *function, tuple) {
+            sessions.touch(session, flags, now_s);
             let _ = held.try_push(session);
         }
     }
