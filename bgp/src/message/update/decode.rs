@@ -166,7 +166,7 @@ impl Collected {
         match code {
             ORIGIN..=5 | 8 => {}
             ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR => {
-                // A summary's history decides nothing here, and it is not passed on by a border that rewrites paths.
+                // What they say of a summary decides nothing here; they are not passed on.
                 return Ok(());
             }
             AS4_PATH if coding.four_octet => {
