@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub use decision::LocRib;
-pub use inbound::{AdjRibIn, LimitExceeded};
+pub use inbound::{AdjRibIn, LimitExceeded, PrefixLimits};
 pub use outbound::{AdjRibOut, Diff};
 
 use crate::types::Attributes;
@@ -20,6 +20,8 @@ use crate::types::Attributes;
 pub struct Path {
     /// The peer that it came from; none for a route of the speaker itself.
     pub peer: Option<IpAddr>,
+    /// Whether that peer is of the speaker's own AS.
+    pub internal: bool,
     /// Its attributes, as they were received.
     pub attributes: Arc<Attributes>,
 }

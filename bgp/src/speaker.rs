@@ -48,9 +48,6 @@ pub enum Action {
 /// A peer that cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// Only external sessions are spoken.
-    #[error("the peer {0} has the speaker's own AS number {1}")]
-    SameAsn(IpAddr, u32),
     /// 0 and 23456 name no system (RFC 7607, RFC 6793), nor do the last 16-bit and 32-bit numbers (RFC 7300).
     #[error("the AS number {1} of the peer {0} is reserved")]
     ReservedAsn(IpAddr, u32),
@@ -91,9 +88,6 @@ impl Speaker {
     /// If there can be no session with it.
     pub fn add_peer(&mut self, config: PeerConfig, now: Nanos) -> Result<(), PeerError> {
         let (address, asn) = (config.address, config.asn);
-        if asn == self.config.asn {
-            return Err(PeerError::SameAsn(address, asn));
-        }
         if matches!(asn, 0 | 23_456 | 65_535 | u32::MAX) {
             return Err(PeerError::ReservedAsn(address, asn));
         }
@@ -220,8 +214,8 @@ impl Speaker {
                         continue;
                     }
                     peer.faults += update.faults.len() as u64;
-                    if peer.inbound.apply(&update, changed).is_err() {
-                        let reset = Notification::new(Notification::CEASE, 1, &[]);
+                    if let Err(exceeded) = peer.inbound.apply(&update, changed) {
+                        let reset = Notification::prefix_limit(exceeded.family, exceeded.limit);
                         let mut more = Vec::new();
                         peer.session.step(Input::Reset(reset), now, &mut more);
                         self.outputs(address, more, now, changed, actions);
@@ -249,12 +243,20 @@ impl Speaker {
 
     /// The speaker's own route, and the peers' that are free of loops (RFC 4271 section 9.1.2) and accepted.
     fn candidates(&self, prefix: &IpNet) -> Vec<Path> {
-        let own = self.local.get(prefix).map(|own| Path { peer: None, attributes: Arc::clone(own) });
+        let own = self.local.get(prefix).map(|own| Path {
+            peer: None,
+            internal: false,
+            attributes: Arc::clone(own),
+        });
         let learned = self.peers.iter().filter_map(|(address, peer)| {
             let attributes = peer.inbound.get(prefix)?;
             let usable = !attributes.as_path.asns().any(|asn| asn == self.config.asn)
                 && self.policy.import(*address, prefix, attributes);
-            usable.then(|| Path { peer: Some(*address), attributes: Arc::clone(attributes) })
+            usable.then(|| Path {
+                peer: Some(*address),
+                internal: peer.config.asn == self.config.asn,
+                attributes: Arc::clone(attributes),
+            })
         });
         own.into_iter().chain(learned).collect()
     }

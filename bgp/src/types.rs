@@ -1,7 +1,7 @@
 //! Routes' attributes, as the rest of the crate sees them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,9 @@ pub const NO_EXPORT: u32 = 0xffff_ff01;
 pub const NO_ADVERTISE: u32 = 0xffff_ff02;
 /// As NO_EXPORT, inside a confederation too (RFC 1997).
 pub const NO_EXPORT_SUBCONFED: u32 = 0xffff_ff03;
+/// Preference of a route that came without LOCAL_PREF.
+pub const LOCAL_PREF_DEFAULT: u32 = 100;
+
 /// The route is about to be withdrawn: to be preferred least (RFC 8326).
 pub const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
 
@@ -142,6 +145,15 @@ impl fmt::Display for AsPath {
     }
 }
 
+/// Who has made one route of several (RFC 4271 section 5.1.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Aggregator {
+    /// Its AS number.
+    pub asn: u32,
+    /// Its BGP identifier.
+    pub router_id: Ipv4Addr,
+}
+
 /// An attribute that this crate does not know but must pass on (RFC 4271 section 5): optional and transitive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Opaque {
@@ -162,6 +174,12 @@ pub struct Attributes {
     pub next_hop: IpAddr,
     /// MULTI_EXIT_DISC; absent counts as 0.
     pub med: Option<u32>,
+    /// LOCAL_PREF, which travels inside an AS only; absent counts as [`LOCAL_PREF_DEFAULT`].
+    pub local_pref: Option<u32>,
+    /// ATOMIC_AGGREGATE: the path leaves systems out that a summary was made of.
+    pub atomic_aggregate: bool,
+    /// AGGREGATOR, with AS4_AGGREGATOR already merged into it: who made the summary.
+    pub aggregator: Option<Aggregator>,
     /// COMMUNITIES (RFC 1997), sorted, each once.
     pub communities: Vec<u32>,
     /// Optional transitive attributes that are passed on as they came, by type code.
@@ -176,6 +194,9 @@ impl Attributes {
             as_path: AsPath::default(),
             next_hop,
             med: None,
+            local_pref: None,
+            atomic_aggregate: false,
+            aggregator: None,
             communities: Vec::new(),
             opaque: Vec::new(),
         }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use vnet_bgp::message::update::{Coding, decode, encode, withdraw};
 use vnet_bgp::message::{Framer, Notification, Open, keepalive, refreshed, route_refresh};
 use vnet_bgp::types::Opaque;
-use vnet_bgp::{AsPath, Attributes, Family, Origin, Segment};
+use vnet_bgp::{Aggregator, AsPath, Attributes, Family, Origin, Segment};
 
 fn any_v4() -> impl Strategy<Value = IpNet> {
     (1_u32..0xdfff_ffff, 0_u8..=32)
@@ -36,19 +36,38 @@ fn any_attributes(next_hop: IpAddr) -> impl Strategy<Value = Attributes> {
     let origin = prop_oneof![Just(Origin::Igp), Just(Origin::Egp), Just(Origin::Incomplete)];
     let opaque = vec((100_u8..128, vec(any::<u8>(), 0..300)), 0..2);
     let communities = proptest::collection::btree_set(any::<u32>(), 0..80);
-    (origin, any_path(), any::<Option<u32>>(), communities, opaque).prop_map(
-        move |(origin, as_path, med, communities, mut opaque)| {
+    let aggregator = proptest::option::of((1_u32..=u32::MAX, any::<u32>()));
+    let summary = (any::<bool>(), aggregator);
+    (origin, any_path(), any::<(Option<u32>, Option<u32>)>(), communities, opaque, summary).prop_map(
+        move |(
+            origin,
+            as_path,
+            (med, local_pref),
+            communities,
+            mut opaque,
+            (atomic_aggregate, aggregator),
+        )| {
             opaque.dedup_by_key(|one| one.0);
             opaque.sort();
             let communities = communities.into_iter().collect();
             let opaque = opaque.into_iter().map(|(code, value)| Opaque { code, value }).collect();
-            Attributes { origin, as_path, next_hop, med, communities, opaque }
+            Attributes {
+                origin,
+                as_path,
+                next_hop,
+                med,
+                local_pref,
+                atomic_aggregate,
+                aggregator: aggregator.map(|(asn, id)| Aggregator { asn, router_id: id.into() }),
+                communities,
+                opaque,
+            }
         },
     )
 }
 
 fn wide() -> Coding {
-    Coding { four_octet: true, families: Family::ALL.to_vec() }
+    Coding { four_octet: true, families: Family::ALL.to_vec(), neighbour: None }
 }
 
 fn any_announcement() -> impl Strategy<Value = (Attributes, Vec<IpNet>)> {
@@ -142,8 +161,11 @@ proptest! {
 
     #[test]
     fn what_is_written_is_read_again((attributes, prefixes) in any_announcement(), four_octet: bool) {
-        // Without AS4_PATH a set that is mixed with wide numbers cannot come back (RFC 6793 section 4.2.3).
-        let coding = Coding { four_octet: four_octet || attributes.as_path.0.len() > 1, ..wide() };
+        // Without AS4_PATH a set that is mixed with wide numbers cannot come back (RFC 6793 section 4.2.3), nor does a path
+        // that an old speaker seems to have summarised, whose number stands in two octets.
+        let narrow = attributes.aggregator.is_some_and(|one| u16::try_from(one.asn).is_ok());
+        let four_octet = four_octet || attributes.as_path.0.len() > 1 || narrow;
+        let coding = Coding { four_octet, ..wide() };
         let mut read = Vec::new();
         for message in encode(&attributes, &prefixes, &coding).unwrap() {
             prop_assert!(message.len() <= 4_096);

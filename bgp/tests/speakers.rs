@@ -10,7 +10,9 @@ use net::{Net, address, peer, prefix};
 use vnet_bgp::rib::Path;
 use vnet_bgp::speaker::PeerState;
 use vnet_bgp::types::GRACEFUL_SHUTDOWN;
-use vnet_bgp::{Action, Attributes, Export, Family, Input, Notification, PeerError, Policy, SessionState};
+use vnet_bgp::{
+    Action, Attributes, Export, Family, Input, Notification, PeerError, Policy, PrefixLimits, SessionState,
+};
 
 const A: u32 = 65_101;
 const B: u32 = 65_102;
@@ -99,17 +101,22 @@ fn a_silent_peer_costs_the_session_after_the_hold_time_and_it_comes_back() {
 #[test]
 fn a_prefix_above_the_limit_ends_the_session_with_its_code() {
     let mut net = Net::new(&[A, B]);
-    net.add(0, vnet_bgp::PeerConfig { prefix_limit: 3, ..peer(0, 1, B) });
+    let prefix_limits = PrefixLimits { ipv4: 3, ipv6: 1 };
+    net.add(0, vnet_bgp::PeerConfig { prefix_limits, ..peer(0, 1, B) });
     net.add(1, peer(1, 0, A));
-    net.originate(1, &["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24"]);
+    net.originate(1, &["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "fd01::/48"]);
     net.run_s(30);
-    assert_eq!(net.status(0, 1).routes_received, 3);
+    assert_eq!(net.status(0, 1).routes_received, 4, "each family has a limit of its own");
     net.originate(1, &["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.2.3.0/24"]);
     net.run_s(1);
     assert!(!net.is_up(0, 1));
     assert!(net.paths(0, "10.2.0.0/24").is_empty());
     let why = net.status(1, 0).last_error.unwrap();
     assert_eq!(why, "received notification: maximum number of prefixes reached (6/1)");
+    let told = |(at, action): &(usize, Action)| {
+        *at == 0 && sent(action) == Some(Notification::new(6, 1, &[0, 1, 1, 0, 0, 0, 3]))
+    };
+    assert!(net.log.iter().any(told), "the family and the limit are told");
 }
 
 #[test]
@@ -120,8 +127,8 @@ fn a_peer_with_another_as_is_refused_and_told_why() {
     net.run_s(20);
     assert!(!net.is_up(0, 1));
     assert_eq!(net.status(0, 1).last_error.unwrap(), "sent notification: bad peer AS (2/2)");
-    let same = net.speakers[0].add_peer(peer(0, 5, A), net.now);
-    assert_eq!(same, Err(PeerError::SameAsn(address(5), A)));
+    let reserved = net.speakers[0].add_peer(peer(0, 5, 23_456), net.now);
+    assert_eq!(reserved, Err(PeerError::ReservedAsn(address(5), 23_456)));
 }
 
 #[test]
@@ -156,6 +163,42 @@ fn a_shutdown_is_told_with_its_words() {
     net.input(0, address(1), Input::Start);
     net.run_s(200);
     assert!(net.is_up(1, 0));
+}
+
+/// Two speakers of one AS, each with a neighbour outside.
+#[test]
+fn inside_an_as_what_came_from_outside_is_told_once() {
+    let asns = [B, A, A, C];
+    let mut net = Net::new(&asns);
+    net.link(&asns, &[(0, 1), (1, 2), (2, 3)]);
+    net.originate(0, &["10.2.0.0/16"]);
+    net.run_s(30);
+    assert_eq!(net.paths(2, "10.2.0.0/16"), ["65102"], "the own AS is not put before it");
+    let inside = &net.speakers[2].paths(&prefix("10.2.0.0/16"))[0];
+    assert!(inside.internal);
+    assert_eq!((inside.attributes.next_hop, inside.attributes.local_pref), (address(1), Some(100)));
+    assert_eq!(net.paths(3, "10.2.0.0/16"), ["65101-65102"]);
+    let outside = net.speakers[3].paths(&prefix("10.2.0.0/16"))[0].clone();
+    assert_eq!(outside.attributes.local_pref, None, "a preference stays inside");
+    // What an external peer says stands before the same from inside.
+    net.originate(3, &["10.2.0.0/16"]);
+    net.run_s(5);
+    assert_eq!(net.paths(1, "10.2.0.0/16"), ["65102"]);
+    assert_eq!(net.paths(2, "10.2.0.0/16"), ["65103"]);
+    net.originate(0, &[]);
+    net.run_s(5);
+    assert_eq!(net.paths(1, "10.2.0.0/16"), ["65103"]);
+}
+
+#[test]
+fn inside_an_as_nothing_is_passed_on_from_peer_to_peer() {
+    let asns = [A, A, A];
+    let mut net = Net::new(&asns);
+    net.link(&asns, &[(0, 1), (1, 2)]);
+    net.originate(0, &["10.1.0.0/16"]);
+    net.run_s(30);
+    assert_eq!(net.paths(1, "10.1.0.0/16"), [""]);
+    assert!(net.paths(2, "10.1.0.0/16").is_empty());
 }
 
 /// A with two ways to D's prefix: by B and by C.

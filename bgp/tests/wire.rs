@@ -8,7 +8,7 @@ use vnet_bgp::message::{Notification, Open, Update, keepalive};
 use vnet_bgp::rib::AcceptAll;
 use vnet_bgp::types::{NO_ADVERTISE, NO_EXPORT, Opaque};
 use vnet_bgp::{
-    Action, AsPath, Attributes, ConnectionId, Family, Input, Origin, Output, PeerConfig, Session,
+    Action, Aggregator, AsPath, Attributes, ConnectionId, Family, Input, Origin, Output, PeerConfig, Session,
     SessionConfig, SessionState, Speaker, SpeakerConfig,
 };
 use vnet_dataplane::Nanos;
@@ -20,7 +20,7 @@ const NEXT_HOP: [u8; 7] = [0x40, 3, 4, 10, 0, 0, 2];
 const NLRI: [u8; 3] = [16, 10, 2];
 
 fn coding() -> Coding {
-    Coding { four_octet: true, families: Family::ALL.to_vec() }
+    Coding { four_octet: true, families: Family::ALL.to_vec(), neighbour: None }
 }
 
 fn body(attributes: &[&[u8]], nlri: &[u8]) -> Vec<u8> {
@@ -33,7 +33,7 @@ fn body(attributes: &[&[u8]], nlri: &[u8]) -> Vec<u8> {
 }
 
 fn read(attributes: &[&[u8]]) -> Result<Update, Notification> {
-    decode(&body(attributes, &NLRI), &coding())
+    decode(&body(attributes, &NLRI), &Coding { neighbour: Some(65_002), ..coding() })
 }
 
 fn prefix(text: &str) -> IpNet {
@@ -103,6 +103,48 @@ fn two_octet_peers_see_as_trans_and_the_path_comes_back_whole() {
     assert!(messages[0].windows(wire.len()).any(|at| at == wire), "AS_TRANS is 0x5ba0");
     let update = decode(&messages[0][19..], &narrow).unwrap();
     assert_eq!(*update.announced[0].attributes, attributes);
+}
+
+#[test]
+fn what_is_said_of_a_summary_travels_in_either_width() {
+    let attributes = Attributes {
+        as_path: AsPath::sequence([65_001]),
+        atomic_aggregate: true,
+        aggregator: Some(Aggregator { asn: 4_200_000_001, router_id: Ipv4Addr::new(10, 0, 0, 9) }),
+        ..Attributes::local(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)))
+    };
+    for four_octet in [true, false] {
+        let coding = Coding { four_octet, ..coding() };
+        let messages = encode(&attributes, &[prefix("10.0.0.0/8")], &coding).unwrap();
+        let update = decode(&messages[0][19..], &coding).unwrap();
+        assert_eq!((*update.announced[0].attributes).clone(), attributes);
+    }
+    let short = read(&[&ORIGIN, &AS_PATH, &NEXT_HOP, &[0xc0, 7, 3, 1, 2, 3], &[0x40, 6, 1, 0]]).unwrap();
+    assert_eq!(short.faults, [Fault::Discarded(7), Fault::Discarded(6)]);
+    assert_eq!(short.announced[0].attributes.aggregator, None);
+    let flags = read(&[&ORIGIN, &AS_PATH, &NEXT_HOP, &[0x80, 6, 0]]).unwrap();
+    assert_eq!(flags.withdrawn, [prefix("10.2.0.0/16")]);
+}
+
+#[test]
+fn a_path_that_does_not_begin_with_the_neighbour_is_taken_for_withdrawn() {
+    let body = body(&[&ORIGIN, &AS_PATH, &NEXT_HOP], &NLRI);
+    let from = |neighbour| decode(&body, &Coding { neighbour, ..coding() }).unwrap();
+    assert_eq!(from(Some(65_002)).announced.len(), 1);
+    let other = from(Some(65_003));
+    assert_eq!((other.announced.len(), other.withdrawn), (0, vec![prefix("10.2.0.0/16")]));
+    assert_eq!(other.faults, [Fault::TreatedAsWithdraw(2)]);
+    assert_eq!(from(None).announced.len(), 1, "inside an AS the path is as it came from outside");
+}
+
+#[test]
+fn a_preference_is_heard_inside_an_as_only() {
+    let body = body(&[&ORIGIN, &AS_PATH, &NEXT_HOP, &[0x40, 5, 4, 0, 0, 0, 200]], &NLRI);
+    let inside = decode(&body, &coding()).unwrap();
+    assert_eq!(inside.announced[0].attributes.local_pref, Some(200));
+    let outside = decode(&body, &Coding { neighbour: Some(65_002), ..coding() }).unwrap();
+    assert_eq!(outside.announced[0].attributes.local_pref, None);
+    assert_eq!(outside.faults, [Fault::Discarded(5)]);
 }
 
 /// An OPEN as FRR writes it: each capability in a parameter of its own, some of them unknown.

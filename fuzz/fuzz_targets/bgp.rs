@@ -19,7 +19,8 @@ fn peer_open() -> Vec<u8> {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((stage, bytes)) = bytes.split_first() else { return };
-    let coding = Coding { four_octet: stage & 4 == 0, families: Family::ALL.to_vec() };
+    let neighbour = (stage & 8 == 0).then_some(65_002);
+    let coding = Coding { four_octet: stage & 4 == 0, families: Family::ALL.to_vec(), neighbour };
     if let Ok(update) = decode(bytes, &coding) {
         for announced in &update.announced {
             let messages = encode(&announced.attributes, &announced.prefixes, &coding).unwrap_or_default();

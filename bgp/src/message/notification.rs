@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, seal};
+use crate::types::Family;
 
 /// A NOTIFICATION, sent or received. Codes that nobody has defined are kept as they came.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +33,14 @@ impl Notification {
         let mut data = vec![end as u8];
         data.extend_from_slice(&message.as_bytes()[..end]);
         Notification { code: Notification::CEASE, subcode: 2, data }
+    }
+
+    /// Maximum number of prefixes reached, with the family and its limit (RFC 4486 section 4).
+    pub fn prefix_limit(family: Family, limit: usize) -> Notification {
+        let [high, low] = family.afi().to_be_bytes();
+        let mut data = vec![high, low, 1];
+        data.extend_from_slice(&u32::try_from(limit).unwrap_or(u32::MAX).to_be_bytes());
+        Notification { code: Notification::CEASE, subcode: 1, data }
     }
 
     /// Reads the body of a message, which is at least two bytes long.

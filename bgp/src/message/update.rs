@@ -20,6 +20,9 @@ pub struct Coding {
     pub four_octet: bool,
     /// Families that both have offered (RFC 4760).
     pub families: Vec<Family>,
+    /// The peer's AS number where it is another one: it stands first in the paths that it tells (RFC 4271 section 6.3). None
+    /// where both are of one AS, inside which LOCAL_PREF travels.
+    pub neighbour: Option<u32>,
 }
 
 /// Routes of one family with equal attributes.

@@ -1,11 +1,12 @@
 //! Loc-RIB and the decision process (RFC 4271 section 9.1).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
 use super::Path;
-use crate::types::GRACEFUL_SHUTDOWN;
+use crate::types::{GRACEFUL_SHUTDOWN, LOCAL_PREF_DEFAULT};
 
 /// The chosen paths to each prefix, best first; several where they are equally good.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +35,12 @@ impl LocRib {
     }
 }
 
-/// Local routes win; then those not about to be shut down (RFC 8326), the shortest AS_PATH, the lowest ORIGIN, and the
-/// lowest MULTI_EXIT_DISC among those of one neighbouring AS. All that are left are equally good, and are ordered by
-/// the peer's address (section 9.1.2.2 g).
+/// Local routes win; then the highest LOCAL_PREF, those not about to be shut down (RFC 8326), the shortest AS_PATH, the
+/// lowest ORIGIN, the lowest MULTI_EXIT_DISC among those of one neighbouring AS, and what external peers said. All that
+/// are left are equally good, and are ordered by the peer's address (section 9.1.2.2 g).
 fn choose(mut paths: Vec<Path>) -> Vec<Path> {
     keep_lowest(&mut paths, |path| path.peer.is_some());
+    keep_lowest(&mut paths, |path| Reverse(path.attributes.local_pref.unwrap_or(LOCAL_PREF_DEFAULT)));
     keep_lowest(&mut paths, |path| path.attributes.has(GRACEFUL_SHUTDOWN));
     keep_lowest(&mut paths, |path| path.attributes.as_path.hops());
     keep_lowest(&mut paths, |path| path.attributes.origin);
@@ -49,6 +51,7 @@ fn choose(mut paths: Vec<Path>) -> Vec<Path> {
         let better = |other: &Path| neighbour(other) == neighbour(path) && med(other) < med(path);
         !all.iter().any(better)
     });
+    keep_lowest(&mut paths, |path| path.internal);
     paths.sort_by_key(|path| path.peer);
     paths
 }

@@ -6,24 +6,48 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::message::Update;
-use crate::types::Attributes;
+use crate::types::{Attributes, Family};
 
-/// A peer has announced more prefixes than it may.
+/// A peer has announced more prefixes of a family than it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the peer announced more than {0} prefixes")]
-pub struct LimitExceeded(pub usize);
+#[error("the peer announced more than {limit} prefixes of {family:?}")]
+pub struct LimitExceeded {
+    /// The family.
+    pub family: Family,
+    /// Prefixes that it may announce.
+    pub limit: usize,
+}
+
+/// How many prefixes of each family a peer may announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefixLimits {
+    /// Of IPv4.
+    pub ipv4: usize,
+    /// Of IPv6.
+    pub ipv6: usize,
+}
+
+impl PrefixLimits {
+    /// Of a family.
+    pub fn of(&self, family: Family) -> usize {
+        match family {
+            Family::Ipv4 => self.ipv4,
+            Family::Ipv6 => self.ipv6,
+        }
+    }
+}
 
 /// The routes of one peer, as they came.
 #[derive(Debug, Clone)]
 pub struct AdjRibIn {
     routes: BTreeMap<IpNet, Arc<Attributes>>,
-    limit: usize,
+    limits: PrefixLimits,
 }
 
 impl AdjRibIn {
-    /// Without a route; at most `limit` prefixes of both families together.
-    pub fn new(limit: usize) -> AdjRibIn {
-        AdjRibIn { routes: BTreeMap::new(), limit }
+    /// Without a route.
+    pub fn new(limits: PrefixLimits) -> AdjRibIn {
+        AdjRibIn { routes: BTreeMap::new(), limits }
     }
 
     /// Takes an UPDATE in: withdrawals first, then announcements (RFC 4271 section 9). The prefixes whose routes
@@ -45,12 +69,24 @@ impl AdjRibIn {
                 }
                 changed.insert(*prefix);
                 self.routes.insert(*prefix, Arc::clone(attributes));
-                if self.routes.len() > self.limit {
-                    return Err(LimitExceeded(self.limit));
-                }
+            }
+            if let Some(prefix) = announcement.prefixes.first() {
+                self.check(Family::of(prefix))?;
             }
         }
         Ok(())
+    }
+
+    fn check(&self, family: Family) -> Result<(), LimitExceeded> {
+        let limit = self.limits.of(family);
+        // Prefixes of IPv4 stand before those of IPv6.
+        let ipv4 = || self.routes.keys().take_while(|prefix| Family::of(prefix) == Family::Ipv4).count();
+        let exceeded = self.routes.len() > limit
+            && match family {
+                Family::Ipv4 => ipv4() > limit,
+                Family::Ipv6 => self.routes.len() - ipv4() > limit,
+            };
+        if exceeded { Err(LimitExceeded { family, limit }) } else { Ok(()) }
     }
 
     /// Forgets everything; the prefixes are added to `changed`.

@@ -130,7 +130,11 @@ impl Connection {
         self.peer_router_id = open.router_id;
         self.peer_refreshes = open.route_refresh;
         let families = config.families.iter().filter(|family| open.families.contains(family));
-        self.coding = Some(Coding { four_octet: open.four_octet, families: families.copied().collect() });
+        self.coding = Some(Coding {
+            four_octet: open.four_octet,
+            families: families.copied().collect(),
+            neighbour: (config.peer_asn != config.local_asn).then_some(config.peer_asn),
+        });
         self.hold = Duration::from_secs(u64::from(open.hold_time_s.min(config.hold_time_s)));
         self.heard(now);
         self.keepalive_at = (!self.hold.is_zero()).then(|| now + self.hold / 3);

@@ -8,9 +8,11 @@ use vnet_dataplane::Nanos;
 
 use super::SpeakerConfig;
 use crate::PREFIX_LIMIT;
-use crate::rib::{AdjRibIn, AdjRibOut, Path, Policy};
+use crate::rib::{AdjRibIn, AdjRibOut, Path, Policy, PrefixLimits};
 use crate::session::{Session, SessionConfig};
-use crate::types::{Attributes, Family, GRACEFUL_SHUTDOWN, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED};
+use crate::types::{
+    Attributes, Family, GRACEFUL_SHUTDOWN, LOCAL_PREF_DEFAULT, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED,
+};
 
 /// What a speaker must know of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct PeerConfig {
     /// Proposed hold time in seconds: 0 or at least 3.
     pub hold_time_s: u16,
     /// Prefixes that it may announce.
-    pub prefix_limit: usize,
+    pub prefix_limits: PrefixLimits,
     /// Waits for the peer to connect.
     pub passive: bool,
     /// Wait after the first failed connection, and the longest.
@@ -49,7 +51,7 @@ impl PeerConfig {
             next_hop_v4,
             next_hop_v6,
             hold_time_s: 180,
-            prefix_limit: PREFIX_LIMIT,
+            prefix_limits: PrefixLimits { ipv4: PREFIX_LIMIT, ipv6: PREFIX_LIMIT },
             passive: false,
             retry: (Duration::from_secs(5), Duration::from_secs(120)),
         }
@@ -75,7 +77,7 @@ impl Peer {
         };
         Peer {
             session: Session::new(session, now),
-            inbound: AdjRibIn::new(config.prefix_limit),
+            inbound: AdjRibIn::new(config.prefix_limits),
             outbound: AdjRibOut::default(),
             config,
             faults: 0,
@@ -83,8 +85,9 @@ impl Peer {
     }
 
     /// The chosen path as this peer is told it (RFC 4271 sections 5.1 and 9.1.3): not back to where it came from, not
-    /// against its communities, with this speaker's AS before the path and this speaker as next hop. A metric that
-    /// was received goes no further than its neighbour.
+    /// against its communities, and with this speaker as next hop. An external peer is told with this speaker's AS before
+    /// the path, and without the metric that another neighbour has set. An internal peer is told what came from outside,
+    /// with its preference.
     pub(super) fn export(
         &self,
         asn: u32,
@@ -93,8 +96,11 @@ impl Peer {
         policy: &dyn Policy,
         shutting_down: bool,
     ) -> Option<Attributes> {
-        let kept = [NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED];
-        if path.peer == Some(self.config.address) || kept.iter().any(|one| path.attributes.has(*one)) {
+        let internal = self.config.asn == asn;
+        let kept: &[u32] =
+            if internal { &[NO_ADVERTISE] } else { &[NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED] };
+        let back = path.peer == Some(self.config.address) || internal && path.internal;
+        if back || kept.iter().any(|one| path.attributes.has(*one)) {
             return None;
         }
         let export = policy.export(self.config.address, prefix, path)?;
@@ -102,11 +108,18 @@ impl Peer {
             Family::Ipv4 => IpAddr::V4(self.config.next_hop_v4?),
             Family::Ipv6 => IpAddr::V6(self.config.next_hop_v6?),
         };
-        let mut attributes = Attributes {
-            as_path: path.attributes.as_path.prepended(asn, 1 + usize::from(export.prepend)),
-            next_hop,
-            med: path.attributes.med.filter(|_| path.peer.is_none()),
-            ..(*path.attributes).clone()
+        let learned = (*path.attributes).clone();
+        let mut attributes = if internal {
+            let local_pref = learned.local_pref.or(Some(LOCAL_PREF_DEFAULT));
+            Attributes { next_hop, local_pref, ..learned }
+        } else {
+            Attributes {
+                as_path: learned.as_path.prepended(asn, 1 + usize::from(export.prepend)),
+                next_hop,
+                med: learned.med.filter(|_| path.peer.is_none()),
+                local_pref: None,
+                ..learned
+            }
         };
         if shutting_down {
             attributes.attach(GRACEFUL_SHUTDOWN);

@@ -66,7 +66,7 @@ pub struct RouteRow {
     pub network: IpNet,
     /// None for the speaker's own routes.
     pub next_hop: Option<IpAddr>,
-    /// `Network` or `EBgp` for learned routes, ORIGIN for advertised ones.
+    /// `Network`, `EBgp` or `IBgp` for learned routes, ORIGIN for advertised ones.
     pub origin: String,
     /// The peer that it came from, the speaker's address for its own; none for advertised routes.
     pub source_peer: Option<IpAddr>,
@@ -112,7 +112,7 @@ impl Speaker {
                     local_address: peer.config.local_address,
                     network: *network,
                     next_hop: Some(path.attributes.next_hop),
-                    origin: "EBgp".to_owned(),
+                    origin: if path.internal { "IBgp" } else { "EBgp" }.to_owned(),
                     source_peer: path.peer,
                     weight: WEIGHT,
                 },

@@ -14,11 +14,12 @@ use netgauze_parse_utils::traits::ParseFromWithOneInput;
 
 use super::{Announcement, Coding, Fault, Update};
 use crate::message::Notification;
-use crate::types::{AsPath, Attributes, Family, Opaque, Origin, Segment};
+use crate::types::{AS_TRANS, Aggregator, AsPath, Attributes, Family, Opaque, Origin, Segment};
 
 const ORIGIN: u8 = 1;
 const AS_PATH: u8 = 2;
 const NEXT_HOP: u8 = 3;
+const LOCAL_PREF: u8 = 5;
 const ATOMIC_AGGREGATE: u8 = 6;
 const AGGREGATOR: u8 = 7;
 const MP_REACH: u8 = 14;
@@ -70,7 +71,7 @@ pub fn decode(body: &[u8], coding: &Coding) -> Result<Update, Notification> {
         if !coding.families.contains(&family) {
             continue;
         }
-        match read.attributes(next_hop, code) {
+        match read.attributes(next_hop, code, coding) {
             Ok(attributes) => {
                 update.announced.push(Announcement { attributes: Arc::new(attributes), prefixes });
             }
@@ -122,6 +123,10 @@ struct Collected {
     two_octet_path: bool,
     next_hop: Option<Ipv4Addr>,
     med: Option<u32>,
+    local_pref: Option<u32>,
+    atomic_aggregate: bool,
+    aggregator: Option<Aggregator>,
+    as4_aggregator: Option<Aggregator>,
     communities: Vec<u32>,
     opaque: Vec<Opaque>,
     reached: Option<(Family, IpAddr, Vec<IpNet>)>,
@@ -164,15 +169,21 @@ impl Collected {
     ) -> Result<(), Notification> {
         let value = &attribute[value_at..];
         match code {
-            ORIGIN..=5 | 8 => {}
-            ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR => {
-                // What they say of a summary decides nothing here; they are not passed on.
-                return Ok(());
-            }
-            AS4_PATH if coding.four_octet => {
+            // LOCAL_PREF is no business of an external peer (RFC 7606 section 7.5), AS4_PATH and AS4_AGGREGATOR none of one that
+            // has four octets (RFC 6793 section 6).
+            LOCAL_PREF if coding.neighbour.is_some() => {
                 self.faults.push(Fault::Discarded(code));
                 return Ok(());
             }
+            AS4_PATH | AS4_AGGREGATOR if coding.four_octet => {
+                self.faults.push(Fault::Discarded(code));
+                return Ok(());
+            }
+            ATOMIC_AGGREGATE | AGGREGATOR | AS4_AGGREGATOR => {
+                self.summary(flags, code, value, coding);
+                return Ok(());
+            }
+            ORIGIN..=LOCAL_PREF | 8 => {}
             AS4_PATH => {}
             MP_REACH | MP_UNREACH => {
                 let family = match value {
@@ -204,15 +215,35 @@ impl Collected {
                 self.faults.push(Fault::Discarded(code));
                 Ok(())
             }
-            // LOCAL_PREF is no business of an external peer (RFC 7606 section 7.5).
-            _ if code == 5 => {
-                self.faults.push(Fault::Discarded(code));
-                Ok(())
-            }
             _ => {
                 self.withdraw.get_or_insert(code);
                 Ok(())
             }
+        }
+    }
+
+    /// What is said of a summary. One of a wrong length is left out (RFC 7606 sections 7.6 and 7.7, RFC 6793 section 6).
+    fn summary(&mut self, flags: u8, code: u8, value: &[u8], coding: &Coding) {
+        let wanted = if code == ATOMIC_AGGREGATE { TRANSITIVE } else { OPTIONAL | TRANSITIVE };
+        if flags & (OPTIONAL | TRANSITIVE) != wanted {
+            self.withdraw.get_or_insert(code);
+            return;
+        }
+        match (code, value) {
+            (ATOMIC_AGGREGATE, []) => self.atomic_aggregate = true,
+            (AGGREGATOR, [high, low, a, b, c, d]) if !coding.four_octet => {
+                let asn = u32::from(u16::from_be_bytes([*high, *low]));
+                self.aggregator = Some(Aggregator { asn, router_id: Ipv4Addr::new(*a, *b, *c, *d) });
+            }
+            (AGGREGATOR | AS4_AGGREGATOR, [asn @ .., a, b, c, d])
+                if asn.len() == 4 && (coding.four_octet || code == AS4_AGGREGATOR) =>
+            {
+                let asn = asn.iter().fold(0, |asn, octet| asn << 8 | u32::from(*octet));
+                let found = Some(Aggregator { asn, router_id: Ipv4Addr::new(*a, *b, *c, *d) });
+                let place = if code == AGGREGATOR { &mut self.aggregator } else { &mut self.as4_aggregator };
+                *place = found;
+            }
+            _ => self.faults.push(Fault::Discarded(code)),
         }
     }
 
@@ -246,7 +277,9 @@ impl Collected {
             }
             PathAttributeValue::MpReach(reach) => self.reached = reached(reach),
             PathAttributeValue::MpUnreach(unreach) => self.unreached = unreached(unreach),
-            PathAttributeValue::LocalPreference(_) => {}
+            PathAttributeValue::LocalPreference(preference) => {
+                self.local_pref = Some(preference.metric());
+            }
             _ => {
                 self.withdraw.get_or_insert(code);
             }
@@ -255,7 +288,12 @@ impl Collected {
     }
 
     /// The attributes with this next hop, which came in the attribute `code`.
-    fn attributes(&mut self, next_hop: Option<IpAddr>, code: u8) -> Result<Attributes, Fault> {
+    fn attributes(
+        &mut self,
+        next_hop: Option<IpAddr>,
+        code: u8,
+        coding: &Coding,
+    ) -> Result<Attributes, Fault> {
         if let Some(code) = self.withdraw {
             return Err(Fault::TreatedAsWithdraw(code));
         }
@@ -268,14 +306,34 @@ impl Collected {
             return Err(Fault::TreatedAsWithdraw(AS_PATH));
         }
         let next_hop = next_hop.filter(is_host).ok_or(Fault::TreatedAsWithdraw(code))?;
+        // A speaker of two octets that has made the summary itself did not know the wide forms (RFC 6793 section 4.2.3).
+        let trans = |aggregator: &Aggregator| aggregator.asn == u32::from(AS_TRANS);
+        let wide = self.aggregator.as_ref().is_none_or(trans);
         let as_path = match &self.as4_path {
-            Some(wide) if self.two_octet_path => merge(&as_path, wide),
+            Some(as4_path) if self.two_octet_path && wide => merge(&as_path, as4_path),
             _ => as_path,
+        };
+        if coding.neighbour.is_some_and(|neighbour| as_path.neighbour() != Some(neighbour)) {
+            return Err(Fault::TreatedAsWithdraw(AS_PATH));
+        }
+        let aggregator = match (self.aggregator, self.as4_aggregator) {
+            (Some(aggregator), Some(as4)) if trans(&aggregator) => Some(as4),
+            (aggregator, _) => aggregator,
         };
         let mut opaque = self.opaque.clone();
         opaque.sort_unstable();
         let (med, communities) = (self.med, self.communities.clone());
-        Ok(Attributes { origin, as_path, next_hop, med, communities, opaque })
+        Ok(Attributes {
+            origin,
+            as_path,
+            next_hop,
+            med,
+            local_pref: self.local_pref,
+            atomic_aggregate: self.atomic_aggregate,
+            aggregator,
+            communities,
+            opaque,
+        })
     }
 }
 

@@ -6,15 +6,15 @@ use ipnet::IpNet;
 use netgauze_bgp_pkt::community::Community;
 use netgauze_bgp_pkt::nlri::{Ipv6Unicast, Ipv6UnicastAddress};
 use netgauze_bgp_pkt::path_attribute::{
-    As2PathSegment, As4Path, As4PathSegment, AsPath as WirePath, AsPathSegmentType, Communities, MpReach,
-    MpUnreach, MultiExitDiscriminator, NextHop, Origin as WireOrigin, PathAttribute, PathAttributeValue,
-    UnknownAttribute,
+    As2PathSegment, As4Path, As4PathSegment, AsPath as WirePath, AsPathSegmentType, Communities,
+    LocalPreference, MpReach, MpUnreach, MultiExitDiscriminator, NextHop, Origin as WireOrigin,
+    PathAttribute, PathAttributeValue, UnknownAttribute,
 };
 use netgauze_parse_utils::WritablePdu;
 
 use super::Coding;
 use crate::message::{HEADER_BYTES, Kind, MAX_BYTES, seal};
-use crate::types::{AS_TRANS, AsPath, Attributes, Family, Origin, Segment};
+use crate::types::{AS_TRANS, Aggregator, AsPath, Attributes, Family, Origin, Segment};
 
 /// Bytes of an UPDATE's body: the two lengths, attributes and prefixes.
 const BODY_BYTES: usize = MAX_BYTES - HEADER_BYTES;
@@ -29,6 +29,7 @@ pub fn encode(attributes: &Attributes, prefixes: &[IpNet], coding: &Coding) -> O
     for attribute in common(attributes, coding) {
         append(&mut shared, attribute);
     }
+    append_summary(&mut shared, attributes, coding);
     match (family, attributes.next_hop) {
         (Family::Ipv4, IpAddr::V4(next_hop)) => {
             let value = PathAttributeValue::NextHop(NextHop::new(next_hop));
@@ -127,7 +128,7 @@ fn chunks(prefixes: &[IpNet], room: usize) -> Option<Vec<&[IpNet]>> {
     Some(runs)
 }
 
-/// ORIGIN, AS_PATH, AS4_PATH, MULTI_EXIT_DISC and COMMUNITIES.
+/// ORIGIN, AS_PATH, AS4_PATH, MULTI_EXIT_DISC, LOCAL_PREF and COMMUNITIES.
 fn common(attributes: &Attributes, coding: &Coding) -> Vec<PathAttribute> {
     let origin = match attributes.origin {
         Origin::Igp => WireOrigin::IGP,
@@ -143,6 +144,10 @@ fn common(attributes: &Attributes, coding: &Coding) -> Vec<PathAttribute> {
     if let Some(med) = attributes.med {
         let med = MultiExitDiscriminator::new(med);
         all.push(known(PathAttributeValue::MultiExitDiscriminator(med), true, false));
+    }
+    if let Some(preference) = attributes.local_pref.filter(|_| coding.neighbour.is_none()) {
+        let preference = LocalPreference::new(preference);
+        all.push(known(PathAttributeValue::LocalPreference(preference), false, true));
     }
     if !attributes.communities.is_empty() {
         let communities: Vec<Community> =
@@ -167,6 +172,27 @@ fn known(value: PathAttributeValue, optional: bool, transitive: bool) -> PathAtt
 
 fn append(bytes: &mut Vec<u8>, attribute: PathAttribute) {
     attribute.write(bytes).expect("a vector takes every write");
+}
+
+/// ATOMIC_AGGREGATE and AGGREGATOR, with AS4_AGGREGATOR for a number that two octets do not hold.
+fn append_summary(bytes: &mut Vec<u8>, attributes: &Attributes, coding: &Coding) {
+    if attributes.atomic_aggregate {
+        bytes.extend_from_slice(&[0x40, 6, 0]);
+    }
+    let Some(Aggregator { asn, router_id }) = attributes.aggregator else { return };
+    let narrow = u16::try_from(asn).ok().filter(|_| !coding.four_octet);
+    let wide = |code: u8| [[0xc0, code, 8].as_slice(), &asn.to_be_bytes(), &router_id.octets()].concat();
+    match narrow {
+        _ if coding.four_octet => bytes.extend(wide(7)),
+        narrow => {
+            bytes.extend_from_slice(&[0xc0, 7, 6]);
+            bytes.extend_from_slice(&narrow.unwrap_or(AS_TRANS).to_be_bytes());
+            bytes.extend_from_slice(&router_id.octets());
+            if narrow.is_none() {
+                bytes.extend(wide(18));
+            }
+        }
+    }
 }
 
 /// Unknown attributes are passed on with the Partial bit (RFC 4271 section 5).
