@@ -32,7 +32,7 @@ pub struct ProbeRequest {
 pub enum ProbeOutcome {
     /// The other side answered: the packet arrived and its answer came back.
     Answered,
-    /// The packet arrived, and its answer was dropped on the way back.
+    /// The packet arrived, and its answer was dropped on the way back, or arrived elsewhere, or as no answer to it.
     AnswerLost,
     /// The packet was dropped on the way out.
     Dropped,

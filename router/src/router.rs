@@ -367,16 +367,22 @@ impl Router {
 /// What a list of actions makes of a packet's tuple.
 fn rewritten(mut tuple: FiveTuple, actions: &[Action]) -> FiveTuple {
     for action in actions {
-        match *action {
+        let port = match *action {
             Action::RewriteSource { address, port } => {
                 tuple.source = address;
                 tuple.source_port = port.unwrap_or(tuple.source_port);
+                port
             }
             Action::RewriteDestination { address, port } => {
                 tuple.destination = address;
                 tuple.destination_port = port.unwrap_or(tuple.destination_port);
+                port
             }
-            _ => {}
+            _ => continue,
+        };
+        // An echo has one identifier, which stands on both sides.
+        if let (Some(identifier), true) = (port, tuple.protocol.is_icmp()) {
+            (tuple.source_port, tuple.destination_port) = (identifier, identifier);
         }
     }
     tuple

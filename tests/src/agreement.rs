@@ -173,8 +173,23 @@ fn compare_tables(fabric: &Fabric, lab: &Lab) -> Result<(), String> {
 
 /// What `path` prints is what a packet driven from port to port meets.
 fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), String> {
-    let probe = Probe { protocol: "tcp".to_owned(), port: 443, source_port: SOURCE_PORT, mid_stream: false };
-    let report = vnet_fabric::path(&fabric.snapshot, from.name(), to.name(), ProbeProtocol::Tcp, Some(443));
+    let protocols = [
+        ("tcp", ProbeProtocol::Tcp, Some(443)),
+        ("udp", ProbeProtocol::Udp, Some(53)),
+        ("icmp", ProbeProtocol::Icmp, None),
+    ];
+    protocols.into_iter().try_for_each(|protocol| compare_protocol(fabric, (from, to), protocol))
+}
+
+fn compare_protocol(
+    fabric: &Fabric,
+    (from, to): (&Endpoint, &Endpoint),
+    (name, protocol, port): (&str, ProbeProtocol, Option<u16>),
+) -> Result<(), String> {
+    let number = port.unwrap_or(0);
+    let probe =
+        Probe { protocol: name.to_owned(), port: number, source_port: SOURCE_PORT, mid_stream: false };
+    let report = vnet_fabric::path(&fabric.snapshot, from.name(), to.name(), protocol, port);
     let report = report.map_err(|error| error.to_string())?;
     // The fabric picks the pair of addresses; the same pair is asked of the driver.
     let driven = fabric.path(from.name(), to.name(), &probe);
@@ -193,7 +208,7 @@ fn compare_path(fabric: &Fabric, from: &Endpoint, to: &Endpoint) -> Result<(), S
         && report.forward.arrives == arrives
         && (!arrives || report.via == driven.via)
         && (reason.is_some() || report.via_reverse == driven.via_reverse);
-    if same { Ok(()) } else { Err(format!("path says {report:#?}, a driven packet {driven:?}")) }
+    if same { Ok(()) } else { Err(format!("{name}: path says {report:#?}, a driven packet {driven:?}")) }
 }
 
 fn probes() -> Vec<Probe> {

@@ -214,8 +214,10 @@ fn rewrite(tuple: &mut FiveTuple, actions: &[Action]) {
     }
 }
 
-fn returns_to(port: PortId, back: &Travel) -> Result<(), Reason> {
-    if back.end? == port { Ok(()) } else { Err(Reason::AsymmetricReturn) }
+/// The answer comes to the port that asked, as an answer to what it has asked.
+fn returns_to((port, asked): (PortId, FiveTuple), back: &Travel) -> Result<(), Reason> {
+    let answers = back.end? == port && back.tuple == asked.reversed();
+    if answers { Ok(()) } else { Err(Reason::AsymmetricReturn) }
 }
 
 fn name(reason: Reason) -> String {
@@ -286,8 +288,7 @@ impl Subject for Fabric {
         let (forward, back) = self.travel_both(port, tuple, !probe.mid_stream);
         Outcome {
             reason: forward.end.err().map(name),
-            // Two networks may hold the same address: the answer may come to the wrong one.
-            reply_reason: back.as_ref().and_then(|back| returns_to(port, back).err()).map(name),
+            reply_reason: back.as_ref().and_then(|back| returns_to((port, tuple), back).err()).map(name),
             via_reverse: back.map(|back| back.via).unwrap_or_default(),
             rule: forward.rule,
             source_seen_as: forward.end.is_ok().then_some(forward.tuple.source),

@@ -45,12 +45,14 @@ fn tuple(source: IpAddr, destination: IpAddr, number: u16) -> FiveTuple {
     FiveTuple { protocol, source, destination, source_port, destination_port }
 }
 
-fn same(travel: &Travel, got: &Result<(PortId, Vec<u8>), Reason>) -> bool {
+fn same(fabric: &Fabric, travel: &Travel, got: &Result<(PortId, Vec<u8>), Reason>) -> bool {
     match (&travel.end, got) {
         (Ok(expected), Ok((port, arrived))) => {
             let got = Headers::parse(arrived).expect("what arrives is sound").meta.tuple;
-            // Which port of a pool a flow gets depends on the flows before.
-            let ends = |tuple: FiveTuple| (tuple.protocol, tuple.source, tuple.destination);
+            // Which address and port of a pool a flow gets hangs on a hash and on the flows before.
+            let ends = |tuple: FiveTuple| {
+                (tuple.protocol, fabric.snapshot.chosen_among(tuple.source), tuple.destination)
+            };
             let translated = travel.steps.iter().any(|step| {
                 matches!(step.kind, StepKind::Translate | StepKind::Firewall | StepKind::Internet)
             });
@@ -90,13 +92,13 @@ fn exchange(
     let port = fabric.port_of(from.name());
     let (forward, back) = fabric.travel_both(port, flow, true);
     let got = simulation.send(port, &packet(flow, false));
-    assert!(same(&forward, &got), "{flow}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
+    assert!(same(fabric, &forward, &got), "{flow}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
     let ways = walks(lab, from, question(flow), &[]);
     assert!(modelled(fabric, &ways, &got), "{flow}: the model says {ways:?}, got {got:?}\n{lab:#?}");
     let (Some(back), Ok((at, arrived))) = (back, got) else { return 1 };
     let seen = Headers::parse(&arrived).expect("what arrives is sound").meta.tuple;
     let got = simulation.send(at, &packet(seen.reversed(), true));
-    assert!(same(&back, &got), "answer to {flow}: predicted {back:#?}, got {got:?}\n{lab:#?}");
+    assert!(same(fabric, &back, &got), "answer to {flow}: predicted {back:#?}, got {got:?}\n{lab:#?}");
     let answers: Vec<Way> = ways.iter().filter_map(|way| walks_back(lab, way)).flatten().collect();
     assert!(
         modelled(fabric, &answers, &got),

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, FlowState, Headers, PortId, Protocol, Reason, checksum};
-use vnet_fabric::{Snapshot, converge};
+use vnet_fabric::path::PathVerdict;
+use vnet_fabric::{Snapshot, converge, path};
 use vnet_tests::simulation::{Simulation, packet};
 
 const SERVER: &str = "203.0.113.80";
@@ -162,4 +164,45 @@ fn default_outbound_access_takes_no_fragments() {
     simulation.send(from, &fragment).expect("a NAT gateway takes a first fragment");
     let (entered, left) = simulation.balance();
     assert_eq!(entered, left);
+}
+
+/// Questions of `near` pass the firewall of `far`'s network, which translates towards addresses that are not private; those
+/// of `far` go straight over the peering, and their answers pass the firewall.
+const ONE_SIDED: &str = "
+name: one-sided
+virtualNetworks:
+  n:
+    addressSpace: [10.1.0.0/16]
+    subnets: {s: {addressPrefix: 10.1.0.0/24, routeTable: via}}
+    peerings: {f: {allowForwardedTraffic: true}}
+  f:
+    addressSpace: [20.2.0.0/16]
+    subnets: {AzureFirewallSubnet: 20.2.2.0/26, s: 20.2.0.0/24}
+    peerings: {n: {allowForwardedTraffic: true}}
+routeTables: {via: {routes: [{name: all, addressPrefix: 20.2.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 20.2.2.4}]}}
+azureFirewalls: {fw: {virtualNetwork: f, firewallPolicy: p, publicIPAddresses: [203.0.113.20]}}
+firewallPolicies:
+  p: {ruleCollectionGroups: [{name: g, priority: 100, ruleCollections: [{name: c, priority: 100, ruleCollectionType: FirewallPolicyFilterRuleCollection, action: Allow, rules: [{name: r, ruleType: NetworkRule, ipProtocols: [Any], sourceAddresses: ['*'], destinationAddresses: ['*'], destinationPorts: ['*']}]}]}]}
+virtualMachines:
+  near: {subnet: n/s, privateIPAddress: 10.1.0.4}
+  far: {subnet: f/s, privateIPAddress: 20.2.0.4}
+";
+
+#[test]
+fn an_answer_that_comes_from_another_address_is_none() {
+    let loaded = vnet_config::load(ONE_SIDED, "test.yaml", None);
+    let topology = loaded.unwrap_or_else(|diagnostics| panic!("{diagnostics}")).topology;
+    let (_, snapshot) = converge(&topology);
+    let instances: Vec<IpAddr> = ["20.2.2.5", "20.2.2.6"].map(|text| text.parse().unwrap()).into();
+    for protocol in [ProbeProtocol::Udp, ProbeProtocol::Icmp] {
+        let asked = path(&snapshot, "near", "far", protocol, None).unwrap();
+        assert_eq!((asked.verdict, &asked.source_seen_as_one_of), (PathVerdict::Allow, &instances));
+        let asked = path(&snapshot, "far", "near", protocol, None).unwrap();
+        assert_eq!(asked.verdict, PathVerdict::Deny);
+        assert_eq!(asked.reason.as_deref(), Some(Reason::AsymmetricReturn.name()));
+        assert!(asked.forward.arrives && asked.source_seen_as_one_of.is_empty());
+        let back = asked.reverse.unwrap();
+        let last = &back.steps.last().unwrap().text;
+        assert!(!back.arrives && last.starts_with("no answer to ") && last.contains("20.2.2.5"), "{last}");
+    }
 }

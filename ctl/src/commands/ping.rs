@@ -86,7 +86,7 @@ pub(crate) fn line(result: &ProbeResult, style: Style) -> String {
         (ProbeOutcome::Answered, None) => format!("{ends} {}{way}", style.good("answered")),
         (ProbeOutcome::Dropped, _) => format!("{ends} {}: {why}{rule}{way}", style.bad("dropped")),
         (ProbeOutcome::AnswerLost, _) => {
-            format!("{ends} arrived{way}; its answer was {}: {why}{rule}", style.bad("dropped"))
+            format!("{ends} arrived{way}; its answer was {}: {why}{rule}", style.bad("lost"))
         }
         (ProbeOutcome::NoAnswer, _) => {
             format!("{ends} {}; the lab dropped nothing of it", style.bad("no answer"))

@@ -1,5 +1,7 @@
 //! What a packet met, held against what was predicted.
 
+use std::net::IpAddr;
+
 use vnet_api::{FlowVerdict, ProbeComparison, ProbeResult};
 use vnet_fabric::PathReport;
 use vnet_fabric::path::PathVerdict;
@@ -41,7 +43,9 @@ pub(crate) fn compare(prediction: &PathReport, result: ProbeResult) -> ProbeComp
     if met == FlowVerdict::Allow && predicted == FlowVerdict::Allow {
         differ("way out", &way(&prediction.via), &way(&result.via));
         differ("way back", &way(&prediction.via_reverse), &way(&result.via_reverse));
-        if let (Some(predicted), Some(seen)) = (prediction.source_seen_as, result.source_seen_as) {
+        let foreseen = |seen: &IpAddr| prediction.source_seen_as_one_of.contains(seen);
+        let seen = result.source_seen_as.filter(|seen| !foreseen(seen));
+        if let (Some(predicted), Some(seen)) = (prediction.source_seen_as, seen) {
             differ("source seen as", &predicted.to_string(), &seen.to_string());
         }
     }
@@ -86,6 +90,19 @@ mod tests {
             compare(&prediction, direct).differences,
             ["way out: predicted fw, the packet met direct"]
         );
+        let seen_as = |address: &str| address.parse::<IpAddr>().expect("an address");
+        let translated = PathReport {
+            source_seen_as: Some(seen_as("20.2.2.5")),
+            source_seen_as_one_of: vec![seen_as("20.2.2.5"), seen_as("20.2.2.6")],
+            ..prediction.clone()
+        };
+        for (seen, differences) in [
+            ("20.2.2.6", &[][..]),
+            ("20.2.2.7", &["source seen as: predicted 20.2.2.5, the packet met 20.2.2.7"]),
+        ] {
+            let seen = ProbeResult { source_seen_as: Some(seen_as(seen)), ..answered() };
+            assert_eq!(compare(&translated, seen).differences, differences);
+        }
         let dropped =
             ProbeResult { outcome: ProbeOutcome::Dropped, reason: Some("NsgDeny".into()), ..answered() };
         let comparison = compare(&prediction, dropped.clone());

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use vnet_api::{ProbeOutcome, ProbeRequest, ProbeResult, Protocol};
-use vnet_dataplane::{FiveTuple, PortId};
+use vnet_dataplane::{FiveTuple, PortId, Reason};
 use vnet_fabric::Verdict;
 use vnet_fabric::snapshot::{PortKind, Snapshot, TunnelPeer};
 use vnet_router::{DropRecord, FlowRecord};
@@ -27,6 +27,8 @@ pub(super) struct Evidence {
     arrived_from: Option<IpAddr>,
     pub(super) drop_out: Option<(DropRecord, Option<String>)>,
     pub(super) drop_back: Option<(DropRecord, Option<String>)>,
+    /// The answer arrived elsewhere, or as what answers another question.
+    strayed: bool,
 }
 
 impl Evidence {
@@ -59,6 +61,11 @@ impl Evidence {
             let found = log.since(mark).find(|record| record.tuple.is_some_and(|tuple| wanted(&tuple)));
             found.map(|record| (*record, rule_of(record)))
         };
+        let strayed = forward.first().zip(reverse.last()).is_some_and(|(asked, back)| {
+            let delivered = matches!(back.verdict, Verdict::Deliver(_));
+            delivered
+                && (back.verdict, back.leaves_as) != (Verdict::Deliver(asked.port), asked.tuple.reversed())
+        });
         Evidence {
             via: ways.names(&forward),
             via_reverse: ways.names(&reverse),
@@ -71,6 +78,7 @@ impl Evidence {
             drop_back: find(&|tuple| {
                 answers(tuple) || passes(&reverse, tuple) || passes(&forward, &tuple.reversed())
             }),
+            strayed,
         }
     }
 
@@ -80,6 +88,7 @@ impl Evidence {
             (Outcome::Answered(_) | Outcome::Refused(_), ..) => (ProbeOutcome::Answered, None),
             (_, Some(drop), _) => (ProbeOutcome::Dropped, Some(drop)),
             (_, None, Some(drop)) => (ProbeOutcome::AnswerLost, Some(drop)),
+            (_, None, None) if self.strayed => (ProbeOutcome::AnswerLost, None),
             (_, None, None) => (ProbeOutcome::NoAnswer, None),
         };
         let rtt = match report.outcome {
@@ -88,6 +97,9 @@ impl Evidence {
         };
         let (reason, drop_rule) = match drop {
             Some((record, rule)) => (Some(record.reason.name().to_owned()), rule),
+            None if outcome == ProbeOutcome::AnswerLost => {
+                (Some(Reason::AsymmetricReturn.name().to_owned()), None)
+            }
             None => (None, None),
         };
         let arrived = rtt.and(seen.or(self.arrived_from));

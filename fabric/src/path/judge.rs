@@ -11,7 +11,8 @@ use super::{
 use crate::decision::SessionOpen;
 use crate::snapshot::Snapshot;
 
-/// The first packet of a flow: a SYN, a datagram, an echo request, or a packet of a protocol without ports.
+/// The first packet of a flow: a SYN, a datagram, an echo request, or a packet of a protocol without ports. An echo has one
+/// identifier, its source port here, which stands on both sides.
 pub fn first_packet(
     protocol: Protocol,
     (source, source_port): (IpAddr, u16),
@@ -23,6 +24,7 @@ pub fn first_packet(
         Protocol::ICMPV6 => (TcpFlags::default(), Some((128, 0))),
         _ => (TcpFlags::default(), None),
     };
+    let destination_port = if icmp.is_some() { source_port } else { destination_port };
     let tuple = FiveTuple { protocol, source, destination, source_port, destination_port };
     PacketMeta { tuple, tcp_flags, icmp, embedded: None, ttl: 64, length: PROBE_LENGTH }
 }

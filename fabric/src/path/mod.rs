@@ -114,8 +114,8 @@ pub fn outcome(
 struct Exchange<T> {
     ingress: PortId,
     edge: Option<PortId>,
-    /// Who asked: the source of the probe.
-    asked: IpAddr,
+    /// The probe's tuple, as it was sent.
+    asked: FiveTuple,
     forward: (Way, T),
     reverse: Option<(Way, T)>,
 }
@@ -189,7 +189,7 @@ fn answered<T: Trace>(
         }
         WayEnd::Beyond | WayEnd::Outside(_) | WayEnd::Dropped(_) => None,
     };
-    Exchange { ingress, edge: snapshot.edge, asked: probe.tuple.source, forward, reverse }
+    Exchange { ingress, edge: snapshot.edge, asked: probe.tuple, forward, reverse }
 }
 
 /// ICMP has no port; without one asked for, it is 80.
@@ -232,14 +232,16 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
         }
     }
 
-    /// Why the answer does not come back to where the probe left.
+    /// Why the answer does not come back to where the probe left, as an answer to it: who asked one address takes nothing
+    /// from another.
     fn back_reason(&self) -> Option<Reason> {
+        let asked = self.asked.source;
         match self.reverse.as_ref()?.0.end {
-            WayEnd::Arrived(at, _) if at != self.ingress => Some(Reason::AsymmetricReturn),
-            // Who asked from the Internet is there, whether or not the lab simulates it.
-            WayEnd::Outside(tuple) if Some(self.ingress) == self.edge && tuple.destination == self.asked => {
-                None
+            WayEnd::Arrived(at, tuple) if at != self.ingress || tuple != self.asked.reversed() => {
+                Some(Reason::AsymmetricReturn)
             }
+            // Who asked from the Internet is there, whether or not the lab simulates it.
+            WayEnd::Outside(tuple) if Some(self.ingress) == self.edge && tuple.destination == asked => None,
             end => reason(end),
         }
     }

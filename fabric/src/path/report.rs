@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::Reason;
 
-use super::way::Way;
+use super::way::{Way, WayEnd};
 use super::{Endpoint, Exchange, Explained, asked_port, decided_by, reason};
 use crate::snapshot::Snapshot;
 use crate::trace::{Certainty, Crossing, Hop, RuleId, RuleRef, Step, StepKind};
@@ -58,6 +58,9 @@ pub struct PathReport {
     /// The source address that the receiver sees.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_seen_as: Option<IpAddr>,
+    /// All addresses that it may be, where a hash chooses one of several for each flow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_seen_as_one_of: Vec<IpAddr>,
     /// Round trip that the topology's latency makes, in milliseconds; without queues and processing.
     pub rtt_ms: f64,
     /// The least certain of the rules that it rests on.
@@ -143,12 +146,13 @@ pub(super) fn report(
         via,
         via_reverse,
         source_seen_as: outcome.source_seen_as,
+        source_seen_as_one_of: outcome.source_seen_as.map(|seen| one_of(snapshot, seen)).unwrap_or_default(),
         rtt_ms: outcome.rtt_ns as f64 / 1e6,
         certainty: outcome.certainty,
         doubtful: distinct(ways().flat_map(|(_, explained)| doubtful(&explained.steps))),
         assumptions: distinct(assumptions),
         forward: leg(snapshot, &exchange.forward, out),
-        reverse: reverse.map(|way| leg(snapshot, way, back)),
+        reverse: reverse.map(|way| answer_leg(snapshot, &exchange, way, back)),
     }
 }
 
@@ -160,6 +164,31 @@ fn leg(snapshot: &Snapshot, (way, explained): &(Way, Explained<'_>), reason: Opt
         crossings: explained.steps.iter().filter_map(|step| step.crossing.clone()).collect(),
         steps: explained.steps.clone(),
     }
+}
+
+/// The answer's way, and in the end what is wrong with an answer that arrives and is none.
+fn answer_leg(
+    snapshot: &Snapshot,
+    exchange: &Exchange<Explained<'_>>,
+    way: &(Way, Explained<'_>),
+    reason: Option<Reason>,
+) -> Leg {
+    let mut leg = leg(snapshot, way, reason);
+    let WayEnd::Arrived(port, tuple) = way.0.end else { return leg };
+    if reason.is_some() {
+        let name = |port| snapshot.port(port).map(|info| info.name.to_string()).unwrap_or_default();
+        let text = if port == exchange.ingress {
+            format!("no answer to {}: it comes as {tuple}", exchange.asked)
+        } else {
+            format!("no answer to {}, which {} has sent", exchange.asked, name(exchange.ingress))
+        };
+        leg.steps.push(Step::new(StepKind::Drop, name(port), text, None));
+    }
+    leg
+}
+
+fn one_of(snapshot: &Snapshot, seen: IpAddr) -> Vec<IpAddr> {
+    Some(snapshot.chosen_among(seen)).filter(|all| all.len() > 1).unwrap_or_default()
 }
 
 /// Names of appliances, each once where a machine is passed by two of its NICs in a row.

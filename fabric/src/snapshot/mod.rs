@@ -166,6 +166,16 @@ impl Snapshot {
         self.firewalls.iter().map(|firewall| (&*firewall.name, firewall.function))
     }
 
+    /// The addresses with which a flow may leave just as well as with this one, itself among them, where a hash chooses
+    /// one for each flow: a NAT gateway's, a firewall's public ones, or those of a firewall's instances.
+    pub fn chosen_among(&self, address: IpAddr) -> Vec<IpAddr> {
+        let firewalls = self.firewalls.iter().flat_map(|one| [&one.snat.public, &one.snat.instances]);
+        let pools = firewalls.chain(self.nat_gateways.iter().map(|gateway| &gateway.addresses));
+        let pool = pools.into_iter().find(|pool| pool.contains(&address));
+        let same_family = |one: &&IpAddr| one.is_ipv4() == address.is_ipv4();
+        pool.map_or_else(|| vec![address], |pool| pool.iter().filter(same_family).copied().collect())
+    }
+
     /// The address of default outbound access of each network that has it.
     pub fn default_outbound_addresses(&self) -> impl Iterator<Item = (&str, IpAddr)> {
         self.networks.iter().filter_map(|network| Some((&*network.name, network.outbound.as_ref()?.address)))

@@ -10,6 +10,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("firewall::drops_what_it_saw_no_start_of", drops_without_session).needs(&["nc"]),
     Lab::new("firewall::a_rule_taken_away_ends_its_connections", revokes).needs(&["nc"]),
     Lab::new("firewall::next_hops_that_fail", next_hops_that_fail).needs(&["nc"]),
+    Lab::new("firewall::answers_of_one_direction", answers_of_one_direction),
 ];
 
 pub(crate) const TOPOLOGY: &str = "\
@@ -167,4 +168,73 @@ fn next_hops_that_fail(scene: &Scene) -> Result<()> {
         &edited(TOPOLOGY, "nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.1.4", "nextHopType: None"),
         "RouteNone",
     )
+}
+
+/// Questions of `near` pass the firewall, which translates them towards addresses that are not private; those of `far`
+/// go straight over the peering, and only their answers pass it.
+const ONE_SIDED: &str = "\
+name: one-sided
+virtualNetworks:
+  n:
+    addressSpace: [10.1.0.0/16]
+    subnets: {s: {addressPrefix: 10.1.0.0/24, routeTable: via}}
+    peerings: {f: {allowForwardedTraffic: true}}
+  f:
+    addressSpace: [20.2.0.0/16]
+    subnets: {AzureFirewallSubnet: 20.2.2.0/26, s: 20.2.0.0/24}
+    peerings: {n: {allowForwardedTraffic: true}}
+virtualMachines:
+  near: {subnet: n/s, privateIPAddress: 10.1.0.4}
+  far: {subnet: f/s, privateIPAddress: 20.2.0.4}
+routeTables:
+  via: {routes: [{name: far, addressPrefix: 20.2.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 20.2.2.4}]}
+azureFirewalls: {fw: {virtualNetwork: f, firewallPolicy: p, publicIPAddresses: [203.0.113.20]}}
+firewallPolicies:
+  p: {ruleCollectionGroups: [{name: g, priority: 100, ruleCollections: [{name: c, priority: 100, ruleCollectionType: FirewallPolicyFilterRuleCollection, action: Allow, rules: [{name: r, ruleType: NetworkRule, ipProtocols: [Any], sourceAddresses: ['*'], destinationAddresses: ['*'], destinationPorts: ['*']}]}]}]}
+";
+
+/// Predictions and packets agree on answers that a firewall alone sees, or that it loses: a translated echo has another
+/// identifier, and nobody takes an answer from an address that he has not asked.
+fn answers_of_one_direction(scene: &Scene) -> Result<()> {
+    let lab = scene.up(ONE_SIDED)?;
+    let probed = |from: &str, to: &str, service: &str| -> Result<(String, String)> {
+        let output = lab.ctl(&["path", from, to, service, "--probe", "--short", "-o", "json"])?;
+        let report = output.json()?;
+        ensure!(report["probe"]["agrees"] == true, "{from} to {to} {service}: {report:#}");
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        Ok((text(&report["verdict"]), text(&report["reason"])))
+    };
+    let (allow, deny) = (("allow", ""), ("deny", "AsymmetricReturn"));
+    // Each flow leaves from one of two instances: some of these from each.
+    for _ in 0..4 {
+        for service in ["icmp", "tcp/443", "udp/53"] {
+            let (verdict, reason) = probed("near", "far", service)?;
+            ensure!((verdict.as_str(), reason.as_str()) == allow, "{service}: {verdict} {reason}");
+        }
+    }
+    for (service, expected) in [("icmp", deny), ("udp/53", deny), ("tcp/443", ("deny", "FirewallNoSession"))]
+    {
+        let (verdict, reason) = probed("far", "near", service)?;
+        ensure!((verdict.as_str(), reason.as_str()) == expected, "{service}: {verdict} {reason}");
+    }
+    // The firewall's own route loses the answers that it has translated back.
+    let lost = edited(
+        ONE_SIDED,
+        "{AzureFirewallSubnet: 20.2.2.0/26,",
+        "{AzureFirewallSubnet: {addressPrefix: 20.2.2.0/26, routeTable: fw},",
+    );
+    let lost = edited(
+        &lost,
+        "routeTables:\n",
+        "routeTables:\n  fw: {routes: [{name: out, addressPrefix: 0.0.0.0/0, nextHopType: Internet}, {name: back, addressPrefix: 10.1.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 20.2.0.77}]}\n",
+    );
+    lab.apply(&lost)?;
+    for service in ["icmp", "udp/53", "tcp/443"] {
+        let (verdict, reason) = probed("near", "far", service)?;
+        ensure!(
+            (verdict.as_str(), reason.as_str()) == ("deny", "NextHopUnreachable"),
+            "{service}: {verdict} {reason}"
+        );
+    }
+    lab.expect_balance()
 }

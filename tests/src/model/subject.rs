@@ -114,10 +114,14 @@ fn reason(way: &Way) -> Option<String> {
     }
 }
 
-/// Why an answer does not come back to whoever asked: where two networks hold the address, it may reach the other.
-fn reply_reason(asked: &Endpoint, back: &Way) -> Option<String> {
+/// Why an answer does not come back to whoever asked: where two networks hold the address, it may reach the other, and
+/// what a firewall has translated on the way back alone comes from an address that nobody has asked.
+fn reply_reason(asked: &Endpoint, question: Packet, back: &Way) -> Option<String> {
+    let answers = (back.last.source, back.last.destination) == (question.destination, question.source);
     match &back.ending {
-        Ending::Deliver(endpoint) if endpoint != asked => Some(Reason::AsymmetricReturn.name().to_owned()),
+        Ending::Deliver(endpoint) if endpoint != asked || !answers => {
+            Some(Reason::AsymmetricReturn.name().to_owned())
+        }
         _ => reason(back),
     }
 }
@@ -222,7 +226,7 @@ impl Subject for Lab {
         let back = walk_back(self, &way);
         Outcome {
             reason: reason(&way),
-            reply_reason: back.as_ref().and_then(|back| reply_reason(&from, back)),
+            reply_reason: back.as_ref().and_then(|back| reply_reason(&from, packet, back)),
             via_reverse: back.map(|back| back.via).unwrap_or_default(),
             rule: way.rule,
             source_seen_as: matches!(way.ending, Ending::Deliver(_)).then_some(way.last.source),
