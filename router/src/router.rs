@@ -58,6 +58,8 @@ pub struct FlowRecord {
     pub tuple: FiveTuple,
     /// As they leave, after every translation on the way.
     pub leaves_as: FiveTuple,
+    /// What is done to each, in order.
+    pub actions: Arc<[Action]>,
     /// Where they end.
     pub verdict: Verdict,
     /// The rule that decided.
@@ -337,6 +339,7 @@ impl Router {
                     port: flow.key().ingress(),
                     tuple: flow.key().tuple(),
                     leaves_as: rewritten(flow.key().tuple(), self.flows.actions(id)),
+                    actions: Arc::clone(self.flows.actions(id)),
                     verdict,
                     decided_by: flow.decided_by().map(RuleId),
                     functions: passed().map(|session| session.function()).collect(),

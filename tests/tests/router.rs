@@ -82,6 +82,14 @@ fn modelled(fabric: &Fabric, ways: &[Way], got: &Result<(PortId, Vec<u8>), Reaso
     ways.iter().any(|way| same_end(fabric, way, &end))
 }
 
+/// Sends a packet. One that machines send round and round ends by its TTL, which nothing but a loop takes away.
+fn sent(simulation: &mut Simulation, port: PortId, packet: &[u8]) -> Result<(PortId, Vec<u8>), Reason> {
+    simulation.send(port, packet).map_err(|reason| match reason {
+        Reason::TtlExceeded => Reason::RoutingLoop,
+        reason => reason,
+    })
+}
+
 /// Sends a flow's first packet and its answer; how many packets were held against prediction and model.
 fn exchange(
     simulation: &mut Simulation,
@@ -91,13 +99,13 @@ fn exchange(
 ) -> usize {
     let port = fabric.port_of(from.name());
     let (forward, back) = fabric.travel_both(port, flow, true);
-    let got = simulation.send(port, &packet(flow, false));
+    let got = sent(simulation, port, &packet(flow, false));
     assert!(same(fabric, &forward, &got), "{flow}: predicted {forward:#?}, got {got:?}\n{lab:#?}");
     let ways = walks(lab, from, question(flow), &[]);
     assert!(modelled(fabric, &ways, &got), "{flow}: the model says {ways:?}, got {got:?}\n{lab:#?}");
     let (Some(back), Ok((at, arrived))) = (back, got) else { return 1 };
     let seen = Headers::parse(&arrived).expect("what arrives is sound").meta.tuple;
-    let got = simulation.send(at, &packet(seen.reversed(), true));
+    let got = sent(simulation, at, &packet(seen.reversed(), true));
     assert!(same(fabric, &back, &got), "answer to {flow}: predicted {back:#?}, got {got:?}\n{lab:#?}");
     let answers: Vec<Way> = ways.iter().filter_map(|way| walks_back(lab, way)).flatten().collect();
     assert!(

@@ -192,6 +192,7 @@ fn filter(snapshot: &Snapshot, target: &str) -> Option<TapFilter> {
     let counters = snapshot.counters().iter().filter(|spec| match &spec.kind {
         CounterKind::Peering { from, to } => ends == Some((&**from, &**to)) || ends == Some((&**to, &**from)),
         CounterKind::Tunnel { connection, .. } => &**connection == target,
+        CounterKind::Gateway { gateway } => &**gateway == target,
     });
     let counters: Vec<_> = counters.map(|spec| spec.id).collect();
     (!counters.is_empty()).then_some(TapFilter { ports: Vec::new(), counters })

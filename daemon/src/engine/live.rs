@@ -8,9 +8,9 @@ use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
     PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
-use vnet_dataplane::{FlowState, Nanos, PortId, Reason};
+use vnet_dataplane::{Action, FlowState, Nanos, PortId, Reason};
 use vnet_fabric::snapshot::{
-    ApplianceKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
+    ApplianceKind, CounterKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
 };
 use vnet_fabric::{State, Verdict};
 use vnet_gateway::{ConnectionStatus, PORT};
@@ -107,12 +107,28 @@ pub(super) fn via(snapshot: &Snapshot, record: &FlowRecord) -> Vec<String> {
     {
         add(&spec.gateway);
     }
-    for function in &record.functions {
-        if let Some(info) = snapshot.function(*function)
-            && info.kind == FunctionKind::Firewall
-        {
-            add(info.name.strip_prefix("firewall/").unwrap_or(&info.name));
+    let functions = record.functions.iter().filter_map(|function| snapshot.function(*function));
+    let mut firewalls = functions.filter(|info| info.kind == FunctionKind::Firewall);
+    for action in record.actions.iter() {
+        match action {
+            Action::Count(counter) => {
+                let taken = snapshot.counters().iter().find(|spec| spec.id == *counter);
+                if let Some(CounterKind::Gateway { gateway }) = taken.map(|spec| &spec.kind) {
+                    add(gateway);
+                }
+            }
+            // A firewall is a hop that answers nothing.
+            Action::DecrementTtl { answer_from: None } => {
+                if let Some(info) = firewalls.next() {
+                    add(info.name.strip_prefix("firewall/").unwrap_or(&info.name));
+                }
+            }
+            _ => {}
         }
+    }
+    // A firewall that knows the flow and drops it is on its way, and no hop of it.
+    for info in firewalls {
+        add(info.name.strip_prefix("firewall/").unwrap_or(&info.name));
     }
     if let Verdict::Seal(tunnel) = record.verdict
         && let Some(spec) = snapshot.tunnel(tunnel)

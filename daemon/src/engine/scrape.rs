@@ -37,6 +37,7 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         drops: drops(lab),
         firewall_rules,
         nsg_rules,
+        gateways: gateways(lab, &snapshot),
         tunnels: tunnels(lab, &snapshot),
         machine_shapers: machine_shapers(lab, &snapshot),
         flows,
@@ -96,7 +97,15 @@ fn peerings(lab: &Lab, snapshot: &Snapshot) -> Vec<PeeringCounter> {
             to: to.to_string(),
             traffic: counter(lab, spec.id),
         }),
-        CounterKind::Tunnel { .. } => None,
+        CounterKind::Gateway { .. } | CounterKind::Tunnel { .. } => None,
+    };
+    snapshot.counters().iter().filter_map(of).collect()
+}
+
+fn gateways(lab: &Lab, snapshot: &Snapshot) -> Vec<(String, Traffic)> {
+    let of = |spec: &vnet_fabric::snapshot::CounterSpec| match &spec.kind {
+        CounterKind::Gateway { gateway } => Some((gateway.to_string(), counter(lab, spec.id))),
+        CounterKind::Peering { .. } | CounterKind::Tunnel { .. } => None,
     };
     snapshot.counters().iter().filter_map(of).collect()
 }

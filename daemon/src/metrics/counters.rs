@@ -165,6 +165,8 @@ pub struct LabCounters {
     pub firewall_rules: Vec<FirewallRuleCounter>,
     /// Per NSG rule.
     pub nsg_rules: Vec<NsgRuleCounter>,
+    /// Per gateway: what it took from virtual networks.
+    pub gateways: Vec<(String, Traffic)>,
     /// Per tunnel end.
     pub tunnels: Vec<TunnelCounter>,
     /// Per machine whose bandwidth is limited: what it sends.

@@ -136,6 +136,7 @@ fn lab_families(labs: &[LabCounters]) -> prometheus::Result<Registry> {
 fn traffic_families(families: &Families, labs: &[LabCounters]) -> prometheus::Result<()> {
     let nics = families.pair("vnet_nic", "that passed a NIC", &["lab", "vm", "nic", "direction"])?;
     let peerings = families.pair("vnet_peering", "that crossed a peering", &["lab", "from", "to"])?;
+    let gateways = families.pair("vnet_gateway", "that a gateway took from networks", &["lab", "gateway"])?;
     let drops = families.counter(
         "vnet_drops_total",
         "IP packets dropped, by the machine that sent them and the reason.",
@@ -148,6 +149,9 @@ fn traffic_families(families: &Families, labs: &[LabCounters]) -> prometheus::Re
         }
         for peering in &counters.peerings {
             peerings.set(&[lab, &peering.from, &peering.to], peering.traffic);
+        }
+        for (gateway, taken) in &counters.gateways {
+            gateways.set(&[lab, gateway], *taken);
         }
         for drop in &counters.drops {
             drops.with_label_values(&[lab, &drop.vm, drop.reason.name()]).inc_by(drop.packets);

@@ -33,6 +33,7 @@ fn counters() -> LabCounters {
             action: "Allow".into(),
             hits: 4,
         }],
+        gateways: vec![("hub-vpn".into(), traffic(3, 300))],
         tunnels: vec![TunnelCounter {
             gateway: "hub-vpn".into(),
             connection: "hub-to-hq".into(),
@@ -74,6 +75,7 @@ fn every_sample_is_exact() {
         r#"vnet_drops_total{lab="hub",reason="RouteNone",vm="batch"} 7"#,
         r#"vnet_firewall_rule_hits_total{action="Allow",collection="web",firewall="fw",group="east-west",lab="hub",rule="https"} 1"#,
         r#"vnet_nsg_rule_hits_total{action="Allow",direction="inbound",lab="hub",nsg="app",rule="securityRules/allow-web"} 4"#,
+        r#"vnet_gateway_bytes_total{gateway="hub-vpn",lab="hub"} 300"#,
         r#"vnet_gateway_tunnel_bytes_total{connection="hub-to-hq",direction="outbound",gateway="hub-vpn",lab="hub",tunnel="0"} 200"#,
         r#"vnet_gateway_tunnel_packets_total{connection="hub-to-hq",direction="inbound",gateway="hub-vpn",lab="hub",tunnel="0"} 1"#,
         r#"vnet_gateway_tunnel_handshakes_total{connection="hub-to-hq",gateway="hub-vpn",lab="hub",tunnel="0"} 5"#,

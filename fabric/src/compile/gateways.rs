@@ -40,6 +40,10 @@ impl<'a> Builder<'a> {
                 subnet,
                 instances,
                 table: Lpm::default(),
+                taken: self.add_counter(
+                    &format!("gateway/{name}"),
+                    CounterKind::Gateway { gateway: name.as_str().into() },
+                ),
                 egress: self.add_limiter(format!("gateway/{name}/egress"), Some(name), rate),
                 ingress: self.add_limiter(format!("gateway/{name}/ingress"), Some(name), rate),
                 location: self.network_location(network, None),

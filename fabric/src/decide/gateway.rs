@@ -27,6 +27,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             if self.snapshot.gateway_hop_visible { AzureRule::VpnHop } else { AzureRule::NextHopGateway };
         let rule = self.snapshot.check(rule);
         self.trace.pass(Hop::Gateway(index));
+        self.act(Action::Count(gateway.taken));
         self.note(StepKind::Gateway, Some(rule), &gateway.name, || {
             let how = if by_user_route { "a user's route" } else { "the network's routes" };
             format!("{} takes it by {how}", gateway.name)

@@ -237,6 +237,8 @@ pub(crate) struct Gateway {
     pub(crate) instances: Vec<GatewayInstance>,
     /// Tunnels by the prefixes that they lead to; several of equal rank share the flows.
     pub(crate) table: Lpm<GatewayPath>,
+    /// What it takes from virtual networks.
+    pub(crate) taken: CounterId,
     pub(crate) egress: LimiterId,
     pub(crate) ingress: LimiterId,
     pub(crate) location: Location,

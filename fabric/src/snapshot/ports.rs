@@ -208,6 +208,11 @@ pub enum CounterKind {
         /// The network that it enters.
         to: Arc<str>,
     },
+    /// `vnet_gateway_*_total{gateway}`.
+    Gateway {
+        /// The gateway that takes packets from virtual networks: for a tunnel, or for a network again.
+        gateway: Arc<str>,
+    },
     /// `vnet_gateway_tunnel_*_total{gateway,connection,tunnel,direction}`.
     Tunnel {
         /// The gateway, or the site of the device.

@@ -372,7 +372,7 @@ fn a_tap_on_a_link_sees_what_crosses_it_once() {
     carry_on(&mut world, &all[3]);
     let crossing = |spec: &&vnet_fabric::snapshot::CounterSpec| match &spec.kind {
         CounterKind::Peering { from, to } => [&**from, &**to].contains(&"b"),
-        CounterKind::Tunnel { .. } => false,
+        CounterKind::Gateway { .. } | CounterKind::Tunnel { .. } => false,
     };
     let counters: Vec<_> =
         world.router.snapshot().counters().iter().filter(crossing).map(|spec| spec.id).collect();
