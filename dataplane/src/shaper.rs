@@ -41,7 +41,59 @@ impl Pace {
     }
 }
 
-/// A rate limiter with a bounded queue, as a single number: when it is free again.
+/// A bound on packets, whatever their sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketBound {
+    /// Packets per second.
+    pub per_second: u64,
+    /// How many wait at most.
+    pub queue_max: u64,
+    /// How many go at once after a pause.
+    pub burst: u64,
+}
+
+/// Where a bound on packets stands.
+#[derive(Clone, Debug)]
+struct PacketPace {
+    bound: PacketBound,
+    /// When every packet that was admitted has been sent at the bound's rate.
+    free_at: Nanos,
+    /// What divisions have left over, as [`Pace`] carries it.
+    carried: u64,
+}
+
+impl PacketPace {
+    fn nanos_of(&self, packets: u64) -> u64 {
+        let nanos = u128::from(packets) * 1_000_000_000 / u128::from(self.bound.per_second.max(1));
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
+    fn burst_ns(&self) -> u64 {
+        self.nanos_of(self.bound.burst)
+    }
+
+    fn behind_ns(&self, now: Nanos) -> u64 {
+        self.free_at.0.saturating_sub(now.0).saturating_sub(self.burst_ns())
+    }
+
+    fn is_full(&self, now: Nanos, packets: u64) -> bool {
+        let behind = self.behind_ns(now);
+        let queued = u128::from(behind) * u128::from(self.bound.per_second) / 1_000_000_000;
+        behind > 0 && queued + u128::from(packets) > u128::from(self.bound.queue_max)
+    }
+
+    fn admit(&mut self, now: Nanos, packets: u64) -> Nanos {
+        let start = self.free_at.max(now);
+        let per_second = self.bound.per_second.max(1);
+        let work = packets.saturating_mul(1_000_000_000).saturating_add(self.carried);
+        self.carried = work % per_second;
+        self.free_at = Nanos(start.0.saturating_add(work / per_second));
+        Nanos(start.0.saturating_sub(self.burst_ns())).max(now)
+    }
+}
+
+/// A rate limiter with a bounded queue, as a single number: when it is free again. With a bound on packets there are two, and a
+/// packet leaves when both let it.
 #[derive(Clone, Debug)]
 pub struct Limiter {
     pace: Pace,
@@ -49,13 +101,32 @@ pub struct Limiter {
     free_at: Nanos,
     queue_bytes_max: u64,
     burst_bytes: u64,
+    packets: Option<PacketPace>,
 }
 
 impl Limiter {
     /// Sends at `bits_per_second`, holds back at most `queue_bytes_max`, and after a pause lets up to
     /// `burst_bytes` go at once.
     pub fn new(bits_per_second: u64, queue_bytes_max: u64, burst_bytes: u64) -> Limiter {
-        Limiter { pace: Pace::new(bits_per_second), free_at: Nanos::ZERO, queue_bytes_max, burst_bytes }
+        Limiter {
+            pace: Pace::new(bits_per_second),
+            free_at: Nanos::ZERO,
+            queue_bytes_max,
+            burst_bytes,
+            packets: None,
+        }
+    }
+
+    /// Bounds packets too, or no more, for what is admitted from now on.
+    pub fn bound_packets(&mut self, bound: Option<PacketBound>) {
+        let before = self.packets.take();
+        let free_at = before.map_or(Nanos::ZERO, |before| before.free_at);
+        self.packets = bound.map(|bound| PacketPace { bound, free_at, carried: 0 });
+    }
+
+    /// Packets that may leave at once, where they are bounded.
+    pub fn burst_packets(&self) -> Option<u64> {
+        self.packets.as_ref().map(|packets| packets.bound.burst)
     }
 
     /// The configured rate.
@@ -78,17 +149,24 @@ impl Limiter {
     /// When a packet of so many octets may leave, not before `now`; [`Reason::ShaperQueueFull`] where as much
     /// as the queue holds is waiting already. A packet that can leave at once is always admitted.
     pub fn admit(&mut self, now: Nanos, bytes: u32) -> Result<Nanos, Reason> {
+        self.admit_packets(now, bytes, 1)
+    }
+
+    /// As [`Limiter::admit`], of a super-packet that becomes so many packets.
+    pub fn admit_packets(&mut self, now: Nanos, bytes: u32, packets: u64) -> Result<Nanos, Reason> {
         let queued = self.queued_bytes(now);
-        if queued > 0 && queued + u64::from(bytes) > self.queue_bytes_max {
+        let is_full = queued > 0 && queued + u64::from(bytes) > self.queue_bytes_max;
+        if is_full || self.packets.as_ref().is_some_and(|pace| pace.is_full(now, packets)) {
             return Err(Reason::ShaperQueueFull);
         }
+        let by_packets = self.packets.as_mut().map_or(now, |pace| pace.admit(now, packets));
         let start = self.free_at.max(now);
         let departure = Nanos(start.0.saturating_sub(self.burst_ns())).max(now);
         self.free_at = Nanos(start.0.saturating_add(self.pace.spend(bytes)));
-        Ok(departure)
+        Ok(departure.max(by_packets))
     }
 
-    /// Octets that wait at `now`.
+    /// Octets that wait for the rate at `now`; those that wait for the bound on packets alone are not known.
     pub fn queued_bytes(&self, now: Nanos) -> u64 {
         let behind = self.free_at.0.saturating_sub(now.0);
         self.pace.bytes_in(behind.saturating_sub(self.burst_ns()))
@@ -96,7 +174,9 @@ impl Limiter {
 
     /// How long a packet admitted at `now` would wait.
     pub fn queueing_delay(&self, now: Nanos) -> Duration {
-        Nanos(self.free_at.0.saturating_sub(self.burst_ns())).since(now)
+        let by_packets = self.packets.as_ref().map_or(0, |pace| pace.behind_ns(now));
+        let by_bytes = Nanos(self.free_at.0.saturating_sub(self.burst_ns())).since(now);
+        by_bytes.max(Duration::from_nanos(by_packets))
     }
 
     fn burst_ns(&self) -> u64 {
@@ -294,6 +374,47 @@ mod tests {
         }
         assert_eq!(limiter.admit(now, 1_000), Err(Reason::ShaperQueueFull));
         assert_eq!(limiter.queued_bytes(Nanos::from_millis(3)), 8_000);
+    }
+
+    #[test]
+    fn bounds_packets_whatever_their_sizes() {
+        let bound = PacketBound { per_second: 62_000, queue_max: 3_100, burst: 64 };
+        for (bytes, expected) in [(100, 62_000), (1_400, 58_035)] {
+            let mut limiter = Limiter::new(650_000_000, 4_062_500, 40_625);
+            limiter.bound_packets(Some(bound));
+            let (mut queue, mut sent, mut dropped) = (DepartureQueue::new(u64::MAX), 0u64, 0u64);
+            // 100,000 packets a second for 3 s; counted is the last second.
+            for step in 0..300_000u64 {
+                let now = Nanos(step * 10_000);
+                match limiter.admit(now, bytes) {
+                    Ok(departure) => assert!(queue.push(0, departure, bytes, ()).is_ok()),
+                    Err(reason) => {
+                        assert_eq!(reason, Reason::ShaperQueueFull);
+                        dropped += 1;
+                    }
+                }
+                while let Some((departure, _, ())) = queue.pop_due(now) {
+                    sent += u64::from(departure.0 >= 2_000_000_000);
+                }
+                assert!(queue.len() <= 3_100 + 64, "{}", queue.len());
+            }
+            assert!(sent.abs_diff(expected) < 10, "{bytes} bytes: {sent} of {expected}");
+            assert!(dropped > 0);
+        }
+    }
+
+    #[test]
+    fn a_super_packet_counts_its_segments() {
+        let mut limiter = Limiter::new(10_000_000_000, 1 << 20, 1 << 17);
+        limiter.bound_packets(Some(PacketBound { per_second: 1_000, queue_max: 100, burst: 2 }));
+        let now = Nanos::from_millis(5);
+        assert_eq!(limiter.admit_packets(now, 2_000, 2), Ok(now));
+        assert_eq!(limiter.admit_packets(now, 2_000, 2), Ok(now));
+        assert_eq!(limiter.admit_packets(now, 10_000, 10), Ok(now + Duration::from_millis(2)));
+        assert_eq!(limiter.queueing_delay(now), Duration::from_millis(12));
+        assert_eq!(limiter.admit_packets(now, 89_000, 89), Err(Reason::ShaperQueueFull));
+        limiter.bound_packets(None);
+        assert_eq!(limiter.admit(now, 1_000), Ok(now));
     }
 
     #[test]
