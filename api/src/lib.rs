@@ -21,8 +21,8 @@ pub use lab::{
     ValidateReport,
 };
 pub use live::{
-    CaptureRequest, ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict,
-    GatewayReport, LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
+    CaptureRequest, ConfigFormat, DropCount, DropReport, FailRequest, Failover, FlowEndpoints, FlowEntry,
+    FlowReport, FlowVerdict, GatewayReport, LogReport, PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
 pub use matrix::{MatrixAnswer, MatrixEntry, MatrixGroups, MatrixPair, MatrixReport, MatrixRun};
 pub use probe::{

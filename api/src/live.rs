@@ -193,6 +193,32 @@ pub struct GatewayReport {
     pub value: Vec<TunnelStatus>,
 }
 
+/// Which instance of a gateway is to fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FailRequest {
+    /// Maintenance, which interrupts for a shorter time than a failure.
+    #[serde(default)]
+    pub planned: bool,
+    /// The instance, from 0; 0 where none is given, which is the active one of an active-standby gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u16>,
+}
+
+/// A failure of a gateway's instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failover {
+    /// The gateway.
+    pub gateway: String,
+    /// The instance, from 0.
+    pub instance: u16,
+    /// Whether it is maintenance.
+    pub planned: bool,
+    /// Milliseconds from now for which the instance carries nothing.
+    pub interruption_ms: u64,
+}
+
 /// How a peer's configuration is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -1,8 +1,9 @@
 //! What Azure publishes about gateway SKUs, as data.
 
+use crate::ipsec::QuickMode;
 use crate::model::{
-    CircuitTier, ExpressRouteCircuit, GatewayGeneration, GatewayNatRule, GatewaySku, GatewayType, Topology,
-    VirtualNetworkGateway,
+    CircuitTier, ExpressRouteCircuit, GatewayGeneration, GatewayNatRule, GatewaySku, GatewayType,
+    IpsecEncryption, Topology, VirtualNetworkGateway,
 };
 
 /// Figures of a gateway SKU in one generation.
@@ -59,6 +60,28 @@ pub enum TunnelAlgorithms {
     Aes256Sha256,
     /// DES3 with SHA256.
     Des3Sha256,
+}
+
+impl TunnelAlgorithms {
+    /// The family whose figures hold for what two sides have agreed on: what was not measured counts as its nearest.
+    #[must_use]
+    pub fn of(quick_mode: &QuickMode) -> TunnelAlgorithms {
+        use IpsecEncryption as Esp;
+        match quick_mode.encryption {
+            Esp::GcmAes256 | Esp::GcmAes192 | Esp::GcmAes128 => TunnelAlgorithms::GcmAes256,
+            Esp::Aes256 | Esp::Aes192 | Esp::Aes128 | Esp::None => TunnelAlgorithms::Aes256Sha256,
+            Esp::Des3 | Esp::Des => TunnelAlgorithms::Des3Sha256,
+        }
+    }
+}
+
+/// What one tunnel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelRate {
+    /// Megabits of IP packets per second.
+    pub mbps: u32,
+    /// IP packets per second; `None` where Azure publishes no figure.
+    pub packets_per_second: Option<u32>,
 }
 
 use GatewayGeneration::{Generation1, Generation2};
@@ -248,10 +271,19 @@ impl VirtualNetworkGateway {
             .unwrap_or(BASIC.throughput_mbps)
     }
 
-    /// Throughput of one tunnel in Mb/s. `throughputMbps` takes the place of the SKU's figure here too.
+    /// What one tunnel carries with the given algorithms. `throughputMbps` takes the place of the SKU's figures here too, and
+    /// no figure then bounds packets.
     #[must_use]
-    pub fn tunnel_mbps(&self) -> u32 {
-        self.throughput_mbps.or_else(|| Some(self.figures()?.tunnel_mbps)).unwrap_or(BASIC.tunnel_mbps)
+    pub fn tunnel_rate(&self, algorithms: TunnelAlgorithms) -> TunnelRate {
+        if let Some(mbps) = self.throughput_mbps {
+            return TunnelRate { mbps, packets_per_second: None };
+        }
+        let figures = self.figures();
+        let mbps = figures.map_or(BASIC.tunnel_mbps, |figures| figures.tunnel_mbps);
+        match figures.and_then(|figures| figures.tunnel(algorithms)) {
+            Some((mbps, packets)) => TunnelRate { mbps, packets_per_second: Some(packets) },
+            None => TunnelRate { mbps, packets_per_second: None },
+        }
     }
 
     /// The index of the instance that has a public address: given as a literal, or as the name of one of

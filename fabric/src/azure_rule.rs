@@ -118,6 +118,13 @@ azure_rules! {
     VpnMss = "VPN-MSS", Documented, "the gateway clamps MSS to 1360 and 1340";
     VpnMtu = "VPN-MTU", Documented, "the tunnel takes packets of 1400 bytes";
     VpnSku = "VPN-SKU", Documented, "the SKU bounds throughput, in sum and for each tunnel";
+    VpnPolicy = "VPN-IPSEC-POLICY", Documented, "two sides connect where their IPsec and IKE proposals have one in common";
+    VpnSelectors = "VPN-SELECTORS", Documented, "the side that starts proposes what a tunnel carries, and a gateway takes any";
+    VpnFailover = "VPN-FAILOVER", Documented, "a gateway is two instances; one that fails interrupts its own tunnels";
+    VpnEcmp = "VPN-ECMP", Documented, "tunnels to the same prefix share the flows, each of which keeps to one";
+    VpnDefaultSite = "VPN-DEFAULT-SITE", Documented, "gatewayDefaultSite sends what no other route takes to a site";
+    VpnNatStatic = "VPN-NAT-STATIC", Documented, "a static NAT rule translates address by address, whoever begins";
+    VpnNatDynamic = "VPN-NAT-DYNAMIC", Documented, "a dynamic NAT rule translates by ports, for sessions from its internal side";
     VpnHop = "VPN-HOP", Disputed, "whether a gateway shows as a hop";
     SiteRoute = "SITE-ROUTE", Inferred, "a built-in device routes into the tunnel what the gateway would advertise";
     EgressPublicAddress = "EGRESS-PUBLIC-ADDRESS", Documented, "a public address of a NIC stands for its private one";

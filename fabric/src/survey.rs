@@ -9,6 +9,7 @@ use vnet_config::model::PortRange;
 use vnet_dataplane::{PortId, Protocol};
 
 use crate::decide::{DHCP, RESERVED_UDP_PORTS};
+use crate::snapshot::nat::{NatKind, NatPair, NatRule, image_of_prefix};
 use crate::snapshot::network::{GatewayPath, Location, Nsg};
 use crate::snapshot::routes::{NextHop, Route};
 use crate::snapshot::rules::{AddressSet, RuleSet};
@@ -119,6 +120,11 @@ impl Snapshot {
             mark(&mut found.source, &rule.source_ports);
             mark(&mut found.destination, &rule.destination_ports);
         }
+        for (from, to) in self.tunnels.iter().flat_map(|tunnel| tunnel.nat.rules()).flat_map(NatRule::ports) {
+            let edges = [Some(from), to.checked_add(1)];
+            found.source.extend(edges.into_iter().flatten());
+            found.destination.extend(edges.into_iter().flatten());
+        }
         found.source.insert(0);
         found.destination.insert(0);
         found.source_with_answers = found.source.union(&found.destination).copied().collect();
@@ -134,7 +140,30 @@ impl Snapshot {
         for network in &self.networks {
             all.extend(network.owners.keys().map(|ip| IpNet::from(*ip)));
         }
+        self.add_images(&mut all);
         all
+    }
+
+    /// What NAT rules make of prefixes, in both directions: what tells two images apart tells the originals apart. Twice, as a way
+    /// over two gateways may be translated at each.
+    fn add_images(&self, all: &mut BTreeSet<IpNet>) {
+        let rules: Vec<&NatRule> = self.tunnels.iter().flat_map(|tunnel| tunnel.nat.rules()).collect();
+        for rule in &rules {
+            all.extend(rule.internal().chain(rule.external()));
+        }
+        let pairs = rules.iter().filter_map(|rule| match &rule.kind {
+            NatKind::Static(pairs) => Some(pairs),
+            NatKind::Dynamic { .. } => None,
+        });
+        let pairs: Vec<NatPair> = pairs.flatten().copied().collect();
+        for _ in 0..2 {
+            let images: Vec<IpNet> = (pairs.iter())
+                .map(|pair| (pair.internal.net, pair.external.net))
+                .flat_map(|(internal, external)| [(internal, external), (external, internal)])
+                .flat_map(|(from, to)| all.iter().filter_map(move |part| image_of_prefix(&from, &to, part)))
+                .collect();
+            all.extend(images);
+        }
     }
 
     /// The same without the addresses of holders in networks: of two machines that are alike but for their addresses, what
@@ -178,6 +207,10 @@ impl Snapshot {
         all.extend(self.edge_prefixes.iter().copied());
         all.extend(self.internet_addresses.iter().chain(self.edge_owners.keys()).map(|ip| IpNet::from(*ip)));
         all.extend([PLATFORM_ADDRESS, METADATA_ADDRESS].map(IpNet::from));
+        for selectors in self.tunnels.iter().filter_map(|tunnel| tunnel.selectors.as_ref()) {
+            all.extend(selectors.0.iter().flat_map(|pair| pair.local.iter().chain(&pair.remote)).copied());
+        }
+        self.add_images(&mut all);
         all
     }
 

@@ -41,8 +41,14 @@ fn endpoints() -> (Endpoint, Endpoint) {
     let mut pair = [(1, 2), (2, 1)].map(|(own, peer)| {
         let mut endpoint: Endpoint = Endpoint::new(address(own));
         let mode = ConnectionMode::Default;
-        let config =
-            TunnelConfig { id: TUNNEL, keys: keys(own, peer), remote: address(peer), roaming: false, mode };
+        let config = TunnelConfig {
+            id: TUNNEL,
+            keys: keys(own, peer),
+            remote: address(peer),
+            roaming: false,
+            mode,
+            dead_peer_s: 45,
+        };
         endpoint.set(config).expect("one tunnel");
         endpoint.start(TUNNEL, NOW);
         endpoint

@@ -37,6 +37,8 @@ pub struct TunnelConfig {
     pub roaming: bool,
     /// Who starts handshakes.
     pub mode: ConnectionMode,
+    /// Seconds of silence after which the other end counts as dead; it is asked for a handshake some time before.
+    pub dead_peer_s: u16,
 }
 
 /// An endpoint that can't take a tunnel.

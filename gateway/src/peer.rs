@@ -18,9 +18,8 @@ const REKEY_AFTER: Duration = Duration::from_secs(120);
 const REKEY_AFTER_BY_RESPONDER: Duration = Duration::from_secs(160);
 /// Age at which a session ends (REJECT_AFTER_TIME).
 const REJECT_AFTER: Duration = Duration::from_secs(180);
-/// Silence after which the other side is asked for a handshake: Azure's default for dead peer detection.
-const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(45);
-/// An attempt without any answer for so long says that nobody is there.
+/// An attempt without any answer for so long says that nobody is there. A silent peer is asked for a handshake so long before it
+/// counts as dead, or at half of that time.
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a reason stands against a weaker one.
 const FAILURE_STANDS: Duration = Duration::from_secs(30);
@@ -267,20 +266,34 @@ impl<T: Tunnel> Peer<T> {
         attempt.sent += 1;
     }
 
+    fn dead_peer(&self) -> Duration {
+        Duration::from_secs(u64::from(self.config.dead_peer_s))
+    }
+
+    /// Silence after which the other side is asked for a handshake.
+    fn ask_after(&self) -> Duration {
+        self.dead_peer().saturating_sub(ATTEMPT_PATIENCE).max(self.dead_peer() / 2)
+    }
+
     fn judge_session(&mut self, now: Nanos, changes: &mut Changes) {
         let Some(session) = &self.session else { return };
         let age = now.since(session.since);
         let renew_at = if session.initiated { REKEY_AFTER } else { REKEY_AFTER_BY_RESPONDER };
         if age >= REJECT_AFTER {
             self.lose_session(FailureReason::SessionExpired, now, changes);
-        } else if age >= renew_at || now.since(self.heard_at) >= DEAD_PEER_TIMEOUT {
+        } else if age >= renew_at || now.since(self.heard_at) >= self.ask_after() {
             self.begin_attempt(now);
         }
     }
 
     fn judge_attempt(&mut self, now: Nanos, changes: &mut Changes) {
         let Some(attempt) = &self.attempt else { return };
-        if now.since(attempt.since) < ATTEMPT_PATIENCE || self.heard_at > attempt.since {
+        let is_patient = if self.is_connected() {
+            now.since(self.heard_at) < self.dead_peer()
+        } else {
+            now.since(attempt.since) < ATTEMPT_PATIENCE
+        };
+        if is_patient || self.heard_at > attempt.since {
             return;
         }
         let reason = if self.is_connected() {

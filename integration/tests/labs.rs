@@ -6,6 +6,8 @@ mod change;
 mod egress;
 #[path = "labs/firewall.rs"]
 mod firewall;
+#[path = "labs/gateways.rs"]
+mod gateways;
 #[path = "labs/host_egress.rs"]
 mod host_egress;
 #[path = "labs/image.rs"]
@@ -66,6 +68,7 @@ fn main() {
         offload::LABS,
         offload_stops::LABS,
         vpn::LABS,
+        gateways::LABS,
         trace::LABS,
         timing::LABS,
         workers::LABS,

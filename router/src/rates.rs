@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vnet_dataplane::shaper::Limiter;
+use vnet_dataplane::shaper::{Limiter, PacketBound};
 use vnet_dataplane::{LimiterId, Nanos, Reason};
 use vnet_fabric::snapshot::Snapshot;
 
@@ -15,6 +15,8 @@ const QUEUE_BYTES_MIN: u64 = 32 << 10;
 /// What may leave at once, after a pause or as one super-packet: 500 us of the rate, and two full packets at least.
 const BURST_US: u64 = 500;
 const BURST_BYTES_MIN: u64 = 3000;
+/// As many packets may leave at once: the segments of one super-packet of TCP.
+const BURST_PACKETS_MIN: u64 = 48;
 
 /// Limiters by handle; those that a new snapshot keeps go on where they were.
 #[derive(Debug, Default)]
@@ -33,13 +35,15 @@ impl Rates {
             let queue_bytes = (spec.bits_per_second / 8 * QUEUE_MS / 1000).max(QUEUE_BYTES_MIN);
             let burst_bytes = (spec.bits_per_second / 8 * BURST_US / 1_000_000).max(BURST_BYTES_MIN);
             let slot = spec.id.index();
-            self.limiters[slot] = Some(match former[slot].take() {
+            let mut limiter = match former[slot].take() {
                 Some(mut limiter) => {
                     limiter.configure(spec.bits_per_second, queue_bytes, burst_bytes);
                     limiter
                 }
                 None => Limiter::new(spec.bits_per_second, queue_bytes, burst_bytes),
-            });
+            };
+            limiter.bound_packets(spec.packets_per_second.map(packet_bound));
+            self.limiters[slot] = Some(limiter);
         }
     }
 
@@ -53,7 +57,11 @@ impl Rates {
                 return Admission::Split(segments);
             }
         }
-        match limiter.admit(now, u32::try_from(packet.bytes).unwrap_or(u32::MAX)) {
+        if let Some(burst) = limiter.burst_packets().filter(|burst| packet.packets > *burst) {
+            return Admission::Split(burst.max(1) as usize);
+        }
+        let bytes = u32::try_from(packet.bytes).unwrap_or(u32::MAX);
+        match limiter.admit_packets(now, bytes, packet.packets) {
             Ok(departure) => Admission::At(departure),
             Err(reason) => Admission::Refused(reason),
         }
@@ -71,6 +79,14 @@ impl Rates {
 
     fn limiter(&self, id: LimiterId) -> Option<&Limiter> {
         self.limiters.get(id.index())?.as_ref()
+    }
+}
+
+fn packet_bound(per_second: u64) -> PacketBound {
+    PacketBound {
+        per_second,
+        queue_max: (per_second * QUEUE_MS / 1000).max(BURST_PACKETS_MIN),
+        burst: (per_second * BURST_US / 1_000_000).max(BURST_PACKETS_MIN),
     }
 }
 

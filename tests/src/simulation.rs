@@ -258,11 +258,11 @@ fn setups(snapshot: &Snapshot) -> Vec<TunnelSetup> {
             keepalive_s: 0,
         };
         let remote = SocketAddr::new(spec.remote, TUNNEL_PORT);
-        let mode = ConnectionMode::Default;
-        let config = TunnelConfig { id: spec.id, keys, remote, roaming: false, mode };
+        let (mode, dead_peer_s) = (ConnectionMode::Default, spec.dead_peer_s);
+        let config = TunnelConfig { id: spec.id, keys, remote, roaming: false, mode, dead_peer_s };
         Some(TunnelSetup { local: SocketAddr::new(spec.local, TUNNEL_PORT), config })
     };
-    snapshot.tunnels().filter_map(setup).collect()
+    snapshot.tunnels().filter(|spec| !spec.is_held).filter_map(setup).collect()
 }
 
 /// The first packet of a flow, or its answer.

@@ -167,7 +167,7 @@ pub struct Topology {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Provisioning {
-    /// 0: at once; 1: as long as Azure takes. Not acted on yet.
+    /// 0: at once; 1: as long as Azure takes. Of VPN gateways: to be made, and to fail over.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub time_scale: f64,

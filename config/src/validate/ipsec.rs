@@ -32,6 +32,12 @@ pub(crate) fn check(
             check.at(&at, finding.help("remove it, or set connectionProtocol: IKEv2"));
         }
     }
+    if !connection.traffic_selector_policies.is_empty() && !connection.use_policy_based_traffic_selectors {
+        let message = "traffic selectors have no effect without usePolicyBasedTrafficSelectors";
+        let finding = Finding::warning("selectors-without-effect", message);
+        let help = "set usePolicyBasedTrafficSelectors: true, or remove them";
+        check.at(&format!("{path}.trafficSelectorPolicies"), finding.help(help));
+    }
     for (index, policy) in connection.traffic_selector_policies.iter().enumerate() {
         let mut all = policy.local_address_ranges.iter().chain(&policy.remote_address_ranges);
         let is_v4 = all.next().is_some_and(|net| net.addr().is_ipv4());

@@ -24,9 +24,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
             warn(check, &path, "no address is known as a threat yet: nothing is denied for it");
         }
     }
-    if topology.provisioning.time_scale > 0.0 {
-        warn(check, "provisioning.timeScale", "everything is there at once yet");
-    }
 }
 
 fn warn(check: &mut Check<'_, '_>, path: &str, message: &str) {

@@ -3,6 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use vnet_api::{GatewayReport, PeerConfig, TunnelState};
 
+use super::gateway_fail::Fail;
 use crate::client::segment;
 use crate::context::Context;
 use crate::output::{Table, bytes, duration};
@@ -19,6 +20,8 @@ enum Verb {
     Status,
     /// The configuration that the device at a connection's other end needs, with its private key.
     Config(Config),
+    /// Let an instance of a gateway fail: its tunnels are down for as long as in Azure, times provisioning.timeScale.
+    Fail(Fail),
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +55,7 @@ impl Gateway {
         match self.verb {
             Verb::Status => status(context).await,
             Verb::Config(config) => config.run(context).await,
+            Verb::Fail(fail) => fail.run(context).await,
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod effective_routes;
 pub(crate) mod exec;
 pub(crate) mod flows;
 pub(crate) mod gateway;
+pub(crate) mod gateway_fail;
 pub(crate) mod ip_flow_verify;
 pub(crate) mod labs;
 pub(crate) mod logs;

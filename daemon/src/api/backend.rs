@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
     ApplyReport, ApplyRequest, CaptureRequest, ConfigFormat, DoctorReport, DownReport, DropReport,
-    ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest,
-    ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
+    ExecRequest, FailRequest, Failover, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig,
+    PlanReport, ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport,
+    TrafficRequest, ValidateReport,
 };
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
@@ -105,6 +106,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Both ends of each tunnel.
     fn gateway_status(&self, lab: &str) -> answers!(GatewayReport);
+
+    /// Lets an instance of a gateway fail.
+    fn gateway_fail(&self, lab: &str, gateway: &str, request: FailRequest) -> answers!(Failover);
 
     /// What the device at the connection's other end needs; the one answer with a secret in it.
     fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> answers!(PeerConfig);

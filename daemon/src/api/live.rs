@@ -11,8 +11,8 @@ use futures_util::stream;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use vnet_api::{
-    CaptureRequest, ConfigFormat, DoctorReport, DropReport, FlowReport, GatewayReport, LogReport, PCAPNG,
-    PeerConfig,
+    CaptureRequest, ConfigFormat, DoctorReport, DropReport, FailRequest, Failover, FlowReport, GatewayReport,
+    LogReport, PCAPNG, PeerConfig,
 };
 
 use super::App;
@@ -69,6 +69,14 @@ pub(crate) async fn gateways<B: Backend>(
     Path(lab): Path<String>,
 ) -> Answer<Json<GatewayReport>> {
     Ok(Json(app.backend.gateway_status(&lab).await?))
+}
+
+pub(crate) async fn fail<B: Backend>(
+    State(app): State<Arc<App<B>>>,
+    Path((lab, gateway)): Path<(String, String)>,
+    Json(request): Json<FailRequest>,
+) -> Answer<Json<Failover>> {
+    Ok(Json(app.backend.gateway_fail(&lab, &gateway, request).await?))
 }
 
 pub(crate) async fn peer_config<B: Backend>(

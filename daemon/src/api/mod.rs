@@ -29,10 +29,10 @@ use serde_json::Value;
 use vnet_analysis::impact::ImpactReport;
 use vnet_analysis::search::SearchReport;
 use vnet_api::{
-    ApplyEvent, ApplyRequest, CaptureRequest, DoctorReport, DropReport, ExecRequest, FlowReport,
-    GatewayReport, Health, LabSummary, LogReport, MatrixGroups, MatrixReport, NDJSON, PCAPNG, PathAnswer,
-    PeerConfig, PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent, TrafficRequest,
-    ValidateReport,
+    ApplyEvent, ApplyRequest, CaptureRequest, DoctorReport, DropReport, ExecRequest, FailRequest, Failover,
+    FlowReport, GatewayReport, Health, LabSummary, LogReport, MatrixGroups, MatrixReport, NDJSON, PCAPNG,
+    PathAnswer, PeerConfig, PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent,
+    TrafficRequest, ValidateReport,
 };
 use vnet_fabric::effective::{
     EffectiveNsgList, EffectivePeering, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics,
@@ -241,6 +241,11 @@ fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     routes.add(Method::GET, "/v1/labs/{lab}/capture", operation, live::capture::<B>);
     let operation = described::<_, GatewayReport>(routes, "listTunnels", "Tunnels and how they stand.");
     routes.add(Method::GET, "/v1/labs/{lab}/gateways", operation, live::gateways::<B>);
+    let request = routes.schema::<FailRequest>();
+    let summary =
+        "Lets an instance of a gateway fail for as long as Azure's do, times provisioning.timeScale.";
+    let operation = described::<_, Failover>(routes, "failGateway", summary).request(request);
+    routes.add(Method::POST, "/v1/labs/{lab}/gateways/{gateway}/fail", operation, live::fail::<B>);
     let query = routes.query::<live::ConfigQuery>();
     let summary = "The configuration for the device at a connection's other end, with its key.";
     let operation = described::<_, PeerConfig>(routes, "getPeerConfig", summary).query(query);

@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
     ApplyReport, ApplyRequest, CaptureRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport,
-    DropReport, ExecRequest, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig, PlanReport,
-    ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport, TrafficRequest,
-    ValidateReport,
+    DropReport, ExecRequest, FailRequest, Failover, FlowReport, GatewayReport, LabSummary, LogReport,
+    PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport,
+    TrafficRequest, ValidateReport,
 };
 
 use vnet_config::model::Topology;
@@ -23,7 +23,7 @@ use super::capture::Capture;
 use super::input::{Former, Input};
 use super::lab::{Lab, View};
 use super::laps::Laps;
-use super::{Engine, live, probe, resources, run, scrape, traffic};
+use super::{Engine, failover, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use crate::host::memory;
 use crate::metrics::{LabCounters, Metrics};
@@ -336,6 +336,11 @@ impl Backend for Service {
 
     async fn gateway_status(&self, lab: &str) -> Answer<GatewayReport> {
         self.on_lab(lab, |lab| Ok(live::gateways(lab))).await
+    }
+
+    async fn gateway_fail(&self, lab: &str, gateway: &str, request: FailRequest) -> Answer<Failover> {
+        let gateway = gateway.to_owned();
+        self.on_lab(lab, move |lab| failover::fail(lab, &gateway, &request)).await
     }
 
     async fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> Answer<PeerConfig> {

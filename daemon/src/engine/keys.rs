@@ -10,7 +10,7 @@ use vnet_router::TunnelSetup;
 use zeroize::Zeroizing;
 
 /// An empty packet after this many seconds without one: it keeps translations on the way open and tells a peer that
-/// went from one that is silent.
+/// went from one that is silent. Oftener where a peer counts as dead sooner.
 const KEEPALIVE_S: u16 = 25;
 
 /// Private keys in base64, by tunnel end.
@@ -66,10 +66,14 @@ pub(super) fn preshared(spec: &TunnelSpec) -> Option<PresharedKey> {
     spec.shared_key.0.as_deref().map(PresharedKey::from_shared_key)
 }
 
-/// What the router has to run for the snapshot's tunnels.
+/// What the router has to run for the snapshot's tunnels; ends that must not even try have keys, and nothing to run.
 pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
+    for spec in snapshot.tunnels().filter(|spec| spec.is_held) {
+        keys.of(&spec.name);
+    }
     snapshot
         .tunnels()
+        .filter(|spec| !spec.is_held)
         .map(|spec| {
             let far = keys.of(&far_end(snapshot, spec));
             TunnelSetup {
@@ -80,10 +84,11 @@ pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
                         private_key: keys.of(&spec.name),
                         peer_public_key: far.public_key(),
                         preshared_key: preshared(spec),
-                        keepalive_s: KEEPALIVE_S,
+                        keepalive_s: KEEPALIVE_S.min(spec.dead_peer_s / 3),
                     },
                     remote: SocketAddr::new(spec.remote, PORT),
                     roaming: false,
+                    dead_peer_s: spec.dead_peer_s,
                     mode: if spec.initiates {
                         ConnectionMode::Default
                     } else {

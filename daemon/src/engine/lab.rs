@@ -14,7 +14,7 @@ use vnet_config::model::Topology;
 use vnet_dataplane::{FiveTuple, Nanos, OffloadEntry, OffloadSlot, PortId, TunnelId};
 use vnet_fabric::control::{Effect, Event, State};
 use vnet_fabric::snapshot::Snapshot;
-use vnet_gateway::ConnectionStatus;
+use vnet_gateway::{ConnectionStatus, PORT};
 use vnet_router::{Router, RouterOptions, Shared, TunnelSetup};
 
 use super::blueprint::{Blueprint, INTERNET};
@@ -121,9 +121,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Public addresses of tunnels: each has a socket.
+    /// Public addresses of tunnels: each has a socket, whether or not its tunnels run at present.
     fn locals(&self) -> HashSet<SocketAddr> {
-        self.setups.iter().map(|setup| setup.local).collect()
+        self.snapshot.tunnels().map(|spec| SocketAddr::new(spec.local, PORT)).collect()
     }
 }
 
@@ -460,17 +460,25 @@ impl Lab {
     /// # Errors
     /// The lab is gone, or the state cannot be stored: then nothing has changed.
     pub(super) fn sync_peering(&self, local: &str, remote: &str) -> Result<bool, Failure> {
+        self.take(Event::PeeringSync { local: local.to_owned(), remote: remote.to_owned() })
+    }
+
+    /// Takes an event that changes no namespace and no device, and puts in force what follows from it. What it answers is
+    /// whether that has changed anything.
+    ///
+    /// # Errors
+    /// The lab is gone, or the state cannot be stored: then nothing has changed.
+    pub(super) fn take(&self, event: Event) -> Result<bool, Failure> {
         let mut control = self.control();
         if control.dir.is_none() {
             return Err(Failure::Conflict(format!("The lab '{}' has just been taken down.", self.name)));
         }
         let mut state = control.state.clone();
-        let event = Event::PeeringSync { local: local.to_owned(), remote: remote.to_owned() };
         if state.step(event, monotonic()).is_empty() {
             return Ok(false);
         }
         let snapshot = state.snapshot();
-        // What tunnels accept may follow the ranges; namespaces and devices never do.
+        // What tunnels accept may follow the ranges.
         let mut keys = control.keys.clone();
         let setups = keys::setups(&snapshot, &mut keys);
         let Control { store, file, .. } = &mut *control;

@@ -210,7 +210,8 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
         .tunnels()
         .zip(statuses)
         .map(|(spec, status)| {
-            let state = status.as_ref().map_or(TunnelState::Unknown, |status| match status.status {
+            let unknown = if spec.is_held { TunnelState::NotConnected } else { TunnelState::Unknown };
+            let state = status.as_ref().map_or(unknown, |status| match status.status {
                 ConnectionStatus::Connected => TunnelState::Connected,
                 ConnectionStatus::Connecting => TunnelState::Connecting,
                 ConnectionStatus::NotConnected => TunnelState::NotConnected,
@@ -259,6 +260,9 @@ fn limiter_of<'a>(snapshot: &'a Snapshot, spec: &'a TunnelSpec) -> Option<&'a Li
 }
 
 fn why(spec: &TunnelSpec, status: Option<&vnet_gateway::TunnelStatus>) -> Option<String> {
+    if spec.is_held {
+        return spec.status.reason().map(str::to_owned);
+    }
     let status = status?;
     if status.status == ConnectionStatus::Connected {
         return None;

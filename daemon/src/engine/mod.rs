@@ -6,6 +6,7 @@ mod build;
 mod capture;
 mod evidence;
 mod factory;
+mod failover;
 mod fault;
 mod input;
 mod keys;
@@ -253,7 +254,9 @@ impl Engine {
             let lab = self
                 .find(&name)
                 .ok_or_else(|| Failure::Conflict(format!("The lab '{name}' has just been taken down.")))?;
-            return Ok((false, lab.apply(input, report)?));
+            let applied = lab.apply(input, report)?;
+            failover::await_timer(&lab);
+            return Ok((false, applied));
         };
         let dir = StateDir::open(&self.options.state_root, &name)?;
         let stored = Store::open(&dir).map_err(|error| {
@@ -292,6 +295,7 @@ impl Engine {
                 lab.tunnel_changed(tunnel, status);
             }
         }
+        failover::await_timer(&lab);
     }
 
     /// Takes a lab down: one that runs, or what is there of one that no daemon runs.

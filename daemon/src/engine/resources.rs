@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 use vnet_api::{RESOURCE_KINDS, Resource};
-use vnet_fabric::control::{PeeringSyncLevel, State};
+use vnet_fabric::control::{Outage, OutageCause, PeeringSyncLevel, State};
 use vnet_fabric::effective::{self, EffectivePeering};
-use vnet_fabric::snapshot::TunnelStatus;
+use vnet_fabric::snapshot::{Snapshot, TunnelSpec, TunnelStatus};
 
 use super::lab::Lab;
 use super::public_addresses;
@@ -20,20 +20,21 @@ pub(super) fn all(lab: &Lab) -> Vec<Resource> {
     // The file's types hide their secrets when they are serialised.
     let Ok(Value::Object(file)) = serde_json::to_value(&*view.topology) else { return Vec::new() };
     let halves = effective::peerings(&view.topology, &view.state);
+    let snapshot = lab.snapshot();
     let mut all = Vec::new();
     // What is no section of the file is not found in it.
     for section in RESOURCE_KINDS.iter().filter(|kind| **kind != PUBLIC_ADDRESSES) {
         let Some(Value::Object(entries)) = file.get(*section) else { continue };
         for (name, properties) in entries {
-            all.push(resource(section, name, properties.clone(), &view.state));
+            all.push(resource(section, name, properties.clone(), (&view.state, &snapshot)));
             if *section == "virtualNetworks" {
                 let prefix = format!("{name}/");
                 all.extend(halves.iter().filter(|half| half.name.starts_with(&prefix)).map(peering));
             }
         }
     }
-    show_queues(&mut all, &machine_shapers(lab, &lab.snapshot()));
-    all.extend(public_addresses::all(&view.topology, &lab.snapshot()));
+    show_queues(&mut all, &machine_shapers(lab, &snapshot));
+    all.extend(public_addresses::all(&view.topology, &snapshot));
     all.push(offload(lab));
     all
 }
@@ -69,7 +70,7 @@ fn show_queues(all: &mut [Resource], queues: &[(String, ShaperQueue)]) {
     }
 }
 
-fn resource(kind: &str, name: &str, properties: Value, state: &State) -> Resource {
+fn resource(kind: &str, name: &str, properties: Value, (state, snapshot): (&State, &Snapshot)) -> Resource {
     let summary = summary(kind, name, &properties, state);
     Resource {
         kind: kind.to_owned(),
@@ -77,7 +78,8 @@ fn resource(kind: &str, name: &str, properties: Value, state: &State) -> Resourc
         location: properties.get("location").and_then(Value::as_str).map(str::to_owned),
         state: match kind {
             "virtualMachines" => "Running".to_owned(),
-            "connections" => connection_state(name, state),
+            "connections" => connection_state(name, snapshot).to_owned(),
+            "virtualNetworkGateways" => gateway_state(name, state).to_owned(),
             _ => "Succeeded".to_owned(),
         },
         summary,
@@ -85,19 +87,21 @@ fn resource(kind: &str, name: &str, properties: Value, state: &State) -> Resourc
     }
 }
 
-/// A connection is what its worst tunnel end is.
-fn connection_state(name: &str, state: &State) -> String {
-    let own = state.tunnels.iter().filter(|(tunnel, _)| tunnel.split('/').any(|part| part == name));
-    let mut found = false;
-    for (_, status) in own {
-        found = true;
-        match status {
-            TunnelStatus::Connected => {}
-            TunnelStatus::Connecting => return "Connecting".to_owned(),
-            TunnelStatus::NotConnected(_) => return "NotConnected".to_owned(),
-        }
-    }
-    if found { "Connected" } else { "Unknown" }.to_owned()
+/// A connection is what the best of its tunnels is, as its gateway's side sees them.
+fn connection_state(name: &str, snapshot: &Snapshot) -> &'static str {
+    let own = snapshot.tunnels().filter(|spec| &*spec.connection == name && !spec.at_site);
+    let rank = |spec: &TunnelSpec| match spec.status {
+        TunnelStatus::Connected => 3,
+        TunnelStatus::Connecting => 2,
+        TunnelStatus::NotConnected(_) => 1,
+    };
+    ["Unknown", "NotConnected", "Connecting", "Connected"][own.map(rank).max().unwrap_or(0)]
+}
+
+/// A gateway that is being made is so as long as none of its instances is there.
+fn gateway_state(name: &str, state: &State) -> &'static str {
+    let is_made = |outage: &&Outage| outage.cause == OutageCause::Provisioning && outage.gateway == name;
+    if state.outages.iter().any(|outage| is_made(&outage)) { "Updating" } else { "Succeeded" }
 }
 
 fn peering(half: &EffectivePeering) -> Resource {

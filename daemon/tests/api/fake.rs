@@ -171,6 +171,12 @@ impl Backend for Fake {
         Ok(GatewayReport::default())
     }
 
+    async fn gateway_fail(&self, lab: &str, gateway: &str, request: FailRequest) -> Answer<Failover> {
+        self.check(lab)?;
+        let instance = request.instance.unwrap_or(0);
+        Ok(Failover { gateway: gateway.to_owned(), instance, planned: request.planned, interruption_ms: 0 })
+    }
+
     async fn gateway_config(&self, _: &str, connection: &str, format: ConfigFormat) -> Answer<PeerConfig> {
         Ok(PeerConfig { connection: connection.into(), text: format!("{format:?}") })
     }

@@ -4,19 +4,50 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use vnet_config::model::{Connection, ConnectionType, GatewayType};
+use vnet_config::sku::TunnelAlgorithms;
 
-use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, plan};
+use super::routes::default_route;
+use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, Proposal, plan};
 use super::{Builder, TUNNEL_MTU};
 use crate::azure_rule::AzureRule;
-use crate::control::PeeringState;
+use crate::control::{Outage, PeeringState};
 use crate::snapshot::lpm::{Lpm, covers};
+use crate::snapshot::nat::{self, NatRule, TunnelNat};
 use crate::snapshot::network::{
-    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, PathTunnel, Tunnel, TunnelEnd,
-    TunnelLimiters,
+    EffectiveGateway, Gateway, GatewayInstance, GatewayPath, Location, Owner, PathTunnel, SelectorPair,
+    Selectors, Tunnel, TunnelEnd, TunnelLimiters,
 };
 use crate::snapshot::{
     ApplianceKind, CounterKind, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
 };
+
+/// Seconds of silence after which a peer counts as dead, where the connection does not say.
+const DEAD_PEER_S: u16 = 45;
+
+/// What an end of a tunnel knows of prefixes.
+struct TunnelPrefixes {
+    /// Behind the other end, as this side calls them.
+    behind: Vec<IpNet>,
+    /// Where packets out of the tunnel may come from.
+    sources: Vec<IpNet>,
+    /// What the other end reaches through this one.
+    announced: Vec<IpNet>,
+}
+
+/// What is behind a connection, as Azure's side calls it and as it is called inside the tunnel.
+struct KnownPrefixes {
+    in_azure: Vec<IpNet>,
+    on_the_wire: Vec<IpNet>,
+}
+
+/// A device of a site has Azure's default whatever the gateway's side says.
+fn dead_peer_s(planned: &PlannedEnd<'_>, connection: &Connection) -> u16 {
+    let given = match planned.end {
+        PlannedSide::Gateway { .. } => connection.dpd_timeout_seconds,
+        PlannedSide::Site(_) => None,
+    };
+    given.and_then(|seconds| u16::try_from(seconds).ok()).unwrap_or(DEAD_PEER_S)
+}
 
 impl<'a> Builder<'a> {
     pub(super) fn gateways(&mut self) {
@@ -98,9 +129,10 @@ impl<'a> Builder<'a> {
             self.snapshot.tunnel_by_id.resize(id.index() + 1, None);
         }
         self.snapshot.tunnel_by_id[id.index()] = Some(index);
-        let (remote_prefixes, local_prefixes) = self.tunnel_prefixes(planned, connection);
+        let nat = self.tunnel_nat(planned, connection);
+        let TunnelPrefixes { behind, sources, announced } = self.tunnel_prefixes(planned, connection, &nat);
         let mut accepts = Lpm::default();
-        for prefix in &remote_prefixes {
+        for prefix in &sources {
             accepts.insert(*prefix, ());
         }
         let rule = self.rule("", &format!("connection {}", planned.connection), AzureRule::VpnTable, None);
@@ -117,11 +149,13 @@ impl<'a> Builder<'a> {
             peer: self.tunnel_peer(&planned.peer),
             shared_key: SharedKey(planned.key.map(Into::into)),
             initiates: planned.initiates,
-            allowed_ips: remote_prefixes.clone(),
-            announced: local_prefixes,
+            allowed_ips: sources,
+            announced,
+            is_held: self.is_held(planned),
             status: self.tunnel_status(planned),
+            dead_peer_s: dead_peer_s(planned, connection),
         };
-        let limiters = (!at_site).then(|| self.tunnel_limiters(owner, &planned.name));
+        let limiters = (!at_site).then(|| self.tunnel_limiters(owner, planned));
         let counter = |direction| CounterKind::Tunnel {
             gateway: owner.into(),
             connection: planned.connection.into(),
@@ -137,11 +171,13 @@ impl<'a> Builder<'a> {
             ingress: self
                 .add_counter(&format!("tunnel/{}/ingress", planned.name), counter(TunnelDirection::Ingress)),
             limiters,
+            selectors: self.selectors(planned),
+            nat: if at_site { TunnelNat::default() } else { nat },
             remote_location: self.remote_location(planned, connection),
             rule,
         };
         self.snapshot.tunnels.push(tunnel);
-        self.add_paths(end, index, &remote_prefixes, planned.connection);
+        self.add_paths(end, index, &behind, planned.connection);
     }
 
     fn tunnel_end(&self, planned: &PlannedEnd<'_>) -> Option<TunnelEnd> {
@@ -164,44 +200,92 @@ impl<'a> Builder<'a> {
     }
 
     fn tunnel_status(&self, planned: &PlannedEnd<'_>) -> TunnelStatus {
-        match &planned.problem {
-            Some(problem) => TunnelStatus::NotConnected(problem.clone()),
-            None => self.state.tunnels.get(&planned.name).cloned().unwrap_or_default(),
+        match (self.outage(planned), &planned.problem) {
+            (Some(outage), _) => TunnelStatus::NotConnected(outage.reason()),
+            (None, Some(problem)) => TunnelStatus::NotConnected(problem.why.clone()),
+            (None, None) => self.state.tunnels.get(&planned.name).cloned().unwrap_or_default(),
         }
     }
 
-    fn tunnel_limiters(&mut self, gateway: &str, tunnel: &str) -> TunnelLimiters {
+    fn is_held(&self, planned: &PlannedEnd<'_>) -> bool {
+        self.outage(planned).is_some() || planned.problem.as_ref().is_some_and(|problem| problem.is_held)
+    }
+
+    fn outage(&self, planned: &PlannedEnd<'_>) -> Option<&'a Outage> {
+        match planned.end {
+            PlannedSide::Gateway { gateway, instance } => self.state.outage(gateway, instance),
+            PlannedSide::Site(_) => None,
+        }
+    }
+
+    fn tunnel_limiters(&mut self, gateway: &str, planned: &PlannedEnd<'_>) -> TunnelLimiters {
         let model = &self.topology.virtual_network_gateways[gateway];
-        let rate = model.tunnel_mbps();
+        let agreed = planned.agreed.as_ref().map(|agreed| TunnelAlgorithms::of(&agreed.quick_mode));
+        let rate = model.tunnel_rate(agreed.unwrap_or(TunnelAlgorithms::GcmAes256));
+        let tunnel = &planned.name;
         TunnelLimiters {
-            egress: self.add_limiter(format!("tunnel/{tunnel}/egress"), Some(gateway), rate),
-            ingress: self.add_limiter(format!("tunnel/{tunnel}/ingress"), Some(gateway), rate),
+            egress: self.add_limiter_of(format!("tunnel/{tunnel}/egress"), Some(gateway), rate),
+            ingress: self.add_limiter_of(format!("tunnel/{tunnel}/ingress"), Some(gateway), rate),
         }
     }
 
-    /// Prefixes behind the other end, and prefixes that the other end reaches through this one.
-    fn tunnel_prefixes(&self, planned: &PlannedEnd<'_>, connection: &Connection) -> (Vec<IpNet>, Vec<IpNet>) {
-        let gateway_side = self.connection_prefixes(planned.connection, connection);
+    fn tunnel_prefixes(
+        &self,
+        planned: &PlannedEnd<'_>,
+        connection: &Connection,
+        nat: &TunnelNat,
+    ) -> TunnelPrefixes {
+        let known = self.connection_prefixes(planned.connection, connection, nat);
         match planned.end {
             PlannedSide::Gateway { gateway, .. } => {
                 let announced = match connection.connection_type {
                     ConnectionType::Vnet2Vnet => self.own_ranges(gateway),
-                    _ => self.announced_to_site(gateway, planned),
+                    _ => self.announced_to_site(gateway, planned, nat),
                 };
-                (gateway_side, announced)
+                TunnelPrefixes { behind: known.in_azure, sources: known.on_the_wire, announced }
             }
             PlannedSide::Site(site) => {
-                let announced = self.announced_to_site(&connection.virtual_network_gateway1, planned);
+                let gateway = &connection.virtual_network_gateway1;
+                let behind = self.announced_to_site(gateway, planned, nat);
                 let ranges = self.topology.on_premises_sites.get(site).map(|site| site.address_space.clone());
-                (announced, ranges.unwrap_or_default())
+                TunnelPrefixes { sources: behind.clone(), behind, announced: ranges.unwrap_or_default() }
             }
         }
     }
 
-    /// What a gateway knows to be behind a connection: prefixes of the local network gateway, or the other network's own
-    /// ranges, and what was learned over it.
-    fn connection_prefixes(&self, name: &str, connection: &Connection) -> Vec<IpNet> {
-        let mut prefixes = match connection.connection_type {
+    /// Whether everything goes over this connection that no other route takes.
+    fn is_default_site(&self, connection: &Connection) -> bool {
+        let gateway = self.topology.virtual_network_gateways.get(&connection.virtual_network_gateway1);
+        let site = gateway.and_then(|gateway| gateway.gateway_default_site.as_ref());
+        site.is_some() && connection.local_network_gateway2.as_ref() == site
+    }
+
+    /// The pairs that the starting side proposes: its own, or its side's ranges with those behind the connection.
+    fn selectors(&self, planned: &PlannedEnd<'_>) -> Option<Selectors> {
+        let Proposal { connection, is_theirs } = planned.selectors?;
+        let gateway = &connection.virtual_network_gateway1;
+        let mut pairs: Vec<SelectorPair> = (connection.traffic_selector_policies.iter())
+            .map(|policy| SelectorPair {
+                local: policy.local_address_ranges.clone(),
+                remote: policy.remote_address_ranges.clone(),
+            })
+            .collect();
+        if pairs.is_empty() {
+            let local = match connection.connection_type {
+                ConnectionType::Vnet2Vnet => self.own_ranges(gateway),
+                _ => self.own_side(gateway),
+            };
+            pairs.push(SelectorPair { local, remote: self.written_prefixes(connection) });
+        }
+        if is_theirs {
+            pairs.iter_mut().for_each(|pair| std::mem::swap(&mut pair.local, &mut pair.remote));
+        }
+        Some(Selectors(pairs))
+    }
+
+    /// Prefixes of the local network gateway, or the other network's own ranges.
+    fn written_prefixes(&self, connection: &Connection) -> Vec<IpNet> {
+        match connection.connection_type {
             ConnectionType::Vnet2Vnet => {
                 connection.virtual_network_gateway2.as_deref().map(|gateway| self.own_ranges(gateway))
             }
@@ -211,16 +295,33 @@ impl<'a> Builder<'a> {
                 .and_then(|gateway| self.topology.local_network_gateways.get(gateway))
                 .map(|gateway| gateway.local_network_address_space.clone()),
         }
-        .unwrap_or_default();
+        .unwrap_or_default()
+    }
+
+    /// What a gateway knows to be behind a connection: what is written for it, and what was learned over it.
+    fn connection_prefixes(&self, name: &str, connection: &Connection, nat: &TunnelNat) -> KnownPrefixes {
+        let written = self.written_prefixes(connection);
+        let mut in_azure = nat::translated(&written, &nat.ingress);
+        let mut on_the_wire = written;
+        on_the_wire.extend(nat.ingress.iter().flat_map(NatRule::internal));
+        if self.is_default_site(connection) {
+            in_azure.push(default_route(true));
+            on_the_wire.push(default_route(true));
+        }
         if let Some(learned) = self.state.learned.get(&connection.virtual_network_gateway1) {
             let refused = self.own_side(&connection.virtual_network_gateway1);
             let taken = |prefix: &IpNet| !refused.iter().any(|range| covers(range, prefix));
             let learned = learned.iter().filter(|route| route.connection == name).map(|route| route.prefix);
-            prefixes.extend(learned.filter(taken));
+            for prefix in learned.filter(taken) {
+                in_azure.push(prefix);
+                on_the_wire.push(prefix);
+            }
         }
-        prefixes.sort();
-        prefixes.dedup();
-        prefixes
+        for prefixes in [&mut in_azure, &mut on_the_wire] {
+            prefixes.sort();
+            prefixes.dedup();
+        }
+        KnownPrefixes { in_azure, on_the_wire }
     }
 
     fn own_ranges(&self, gateway: &str) -> Vec<IpNet> {
@@ -236,8 +337,8 @@ impl<'a> Builder<'a> {
     }
 
     /// What a built-in device routes into the tunnel: its own list, or what the gateway would advertise, its network's ranges
-    /// and those of the networks that use it.
-    fn announced_to_site(&self, gateway: &str, planned: &PlannedEnd<'_>) -> Vec<IpNet> {
+    /// and those of the networks that use it, as NAT rules call them.
+    fn announced_to_site(&self, gateway: &str, planned: &PlannedEnd<'_>, nat: &TunnelNat) -> Vec<IpNet> {
         let device_address = match planned.end {
             PlannedSide::Site(_) => planned.local,
             PlannedSide::Gateway { .. } => planned.remote,
@@ -250,7 +351,7 @@ impl<'a> Builder<'a> {
         if let Some(listed) = listed.filter(|listed| !listed.is_empty()) {
             return listed.clone();
         }
-        self.own_side(gateway)
+        nat::translated(&self.own_side(gateway), &nat.egress)
     }
 
     /// The ranges of a gateway's network and of those that use it.

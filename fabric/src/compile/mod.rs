@@ -5,6 +5,7 @@ mod endpoints;
 mod firewall;
 mod gateways;
 mod latency;
+mod nat;
 mod peering;
 mod reroute;
 mod routes;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use vnet_config::model::{NetworkInterface, PublicIpSku, Topology, VirtualMachine, VpnGatewayHop};
+use vnet_config::sku::TunnelRate;
 use vnet_dataplane::PortId;
 
 use crate::azure_rule::AzureRule;
@@ -37,7 +39,7 @@ use crate::trace::{RuleId, RuleRef};
 
 pub(crate) use reroute::with_routes;
 pub(crate) use routes::{describe as describe_next_hop, next_hop_type};
-pub(crate) use tunnels::tunnel_names;
+pub(crate) use tunnels::{tunnel_names, tunnels_of};
 
 /// Largest packet that NICs and appliances take.
 const NIC_MTU: u16 = 1500;
@@ -54,6 +56,9 @@ pub fn compile(topology: &Topology, state: &State) -> Snapshot {
 pub fn converge(topology: &Topology) -> (State, Snapshot) {
     let mut state = State::default();
     state.step(crate::control::Event::Apply(Arc::new(topology.clone())), vnet_dataplane::Nanos::ZERO);
+    while let Some(due) = state.next_timeout() {
+        state.step(crate::control::Event::Timer, due);
+    }
     let snapshot = state.take_snapshot();
     (state, snapshot)
 }
@@ -199,12 +204,29 @@ impl<'a> Builder<'a> {
         gateway: Option<&str>,
         megabits_per_second: u32,
     ) -> vnet_dataplane::LimiterId {
+        self.add_limiter_of(name, gateway, TunnelRate { mbps: megabits_per_second, packets_per_second: None })
+    }
+
+    fn add_limiter_of(
+        &mut self,
+        name: String,
+        gateway: Option<&str>,
+        rate: TunnelRate,
+    ) -> vnet_dataplane::LimiterId {
         let id = self.ids.limiter(&name);
-        let bits_per_second = u64::from(megabits_per_second) * 1_000_000;
+        let bits_per_second = u64::from(rate.mbps) * 1_000_000;
+        let packets_per_second = rate.packets_per_second.map(u64::from);
         // The NICs of a machine, which come one after the other, share its limiter.
         if self.snapshot.limiters.last().is_none_or(|last| last.id != id) {
             let gateway = gateway.map(Into::into);
-            self.snapshot.limiters.push(LimiterSpec { id, name: name.into(), gateway, bits_per_second });
+            let name = name.into();
+            self.snapshot.limiters.push(LimiterSpec {
+                id,
+                name,
+                gateway,
+                bits_per_second,
+                packets_per_second,
+            });
         }
         id
     }

@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod ids;
+pub mod outage;
 pub(crate) mod peering;
 mod refusal;
 
@@ -17,6 +18,7 @@ use vnet_dataplane::Nanos;
 
 pub use addresses::Allocations;
 pub use ids::Ids;
+pub use outage::{Outage, OutageCause};
 pub use peering::{PeeringState, PeeringStatus, PeeringSyncLevel};
 
 use peering::Manner;
@@ -45,6 +47,9 @@ pub struct State {
     pub tunnels: BTreeMap<String, TunnelStatus>,
     /// Routes learned by gateways, by the gateway's name.
     pub learned: BTreeMap<String, Vec<LearnedRoute>>,
+    /// Instances of gateways that carry nothing for a while.
+    #[serde(default)]
+    pub outages: Vec<Outage>,
     /// The accepted file. It is stored apart, and given again by an apply after a restart.
     #[serde(skip)]
     topology: Option<Arc<Topology>>,
@@ -66,6 +71,7 @@ impl Default for State {
             peerings: Arc::default(),
             tunnels: BTreeMap::new(),
             learned: BTreeMap::new(),
+            outages: Vec::new(),
             topology: None,
             compiled: None,
             is_settled: false,
@@ -136,6 +142,17 @@ pub enum Event {
         /// The routes: prefix and connection.
         routes: Vec<(IpNet, String)>,
     },
+    /// An instance of a gateway fails.
+    InstanceFailed {
+        /// Name of the gateway.
+        gateway: String,
+        /// The instance, from 0.
+        instance: usize,
+        /// Whether it is maintenance, which interrupts for a shorter time.
+        planned: bool,
+    },
+    /// The time of [`State::next_timeout`] has come.
+    Timer,
     /// Both halves of a peering take over the ranges that the networks have now.
     PeeringSync {
         /// The network whose half it is.
@@ -206,14 +223,14 @@ pub enum ChangedLayer {
 }
 
 impl State {
-    /// Takes an event and says what follows from it. `now` is for timers, of which there is none yet.
-    pub fn step(&mut self, event: Event, _now: Nanos) -> Vec<Effect> {
+    /// Takes an event and says what follows from it. `now` is for timers: see [`State::next_timeout`].
+    pub fn step(&mut self, event: Event, now: Nanos) -> Vec<Effect> {
         match event {
-            Event::Apply(topology) => self.apply(topology, Manner::Reach),
-            Event::ApplyAsAzure(topology) => self.apply(topology, Manner::AsAzure),
+            Event::Apply(topology) => self.apply(topology, Manner::Reach, now),
+            Event::ApplyAsAzure(topology) => self.apply(topology, Manner::AsAzure, now),
             Event::ApplyEntry { topology, former, entry } => self
                 .reroute(&topology, &former, &entry)
-                .unwrap_or_else(|| self.apply(topology, Manner::Reach)),
+                .unwrap_or_else(|| self.apply(topology, Manner::Reach, now)),
             Event::TunnelUp { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connected),
             Event::TunnelDown { tunnel, reason } => {
                 self.set_tunnel(tunnel, TunnelStatus::NotConnected(reason))
@@ -221,6 +238,10 @@ impl State {
             Event::TunnelConnecting { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connecting),
             Event::RoutesLearned { gateway, routes } => self.learn(gateway, routes),
             Event::RoutesWithdrawn { gateway, routes } => self.withdraw(&gateway, &routes),
+            Event::InstanceFailed { gateway, instance, planned } => {
+                self.fail_instance(&gateway, instance, planned, now)
+            }
+            Event::Timer => self.end_outages(now),
             Event::PeeringSync { local, remote } => self.sync_peering(&local, &remote),
         }
     }
@@ -235,7 +256,7 @@ impl State {
         self.topology = Some(topology);
     }
 
-    fn apply(&mut self, topology: Arc<Topology>, manner: Manner) -> Vec<Effect> {
+    fn apply(&mut self, topology: Arc<Topology>, manner: Manner, now: Nanos) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.addresses.converge(&topology);
         let peerings = Arc::make_mut(&mut self.peerings);
@@ -245,8 +266,9 @@ impl State {
         for routes in self.learned.values_mut() {
             routes.retain(|route| topology.connections.contains_key(&route.connection));
         }
-        self.topology = Some(topology);
+        let former = self.topology.replace(topology);
         effects.extend(self.converge_tunnels());
+        self.provision(former.as_deref(), now);
         effects.push(self.recompile(ChangedLayer::Topology));
         effects
     }

@@ -32,7 +32,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             let how = if by_user_route { "a user's route" } else { "the network's routes" };
             format!("{} takes it by {how}", gateway.name)
         });
-        self.gateway_hop(self.snapshot.gateways[index].instances.first().map(|instance| instance.address));
+        self.gateway_hop(gateway.instances.first().map(|instance| instance.address));
         Next::Route { subnet: gateway.subnet, sender: Sender::Gateway(index) }
     }
 
@@ -80,6 +80,15 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         self.act(Action::Count(tunnel.egress));
         self.act(CLAMP);
         self.act(Action::LimitMtu { mtu: TUNNEL_MTU, answer_from: self.tunnel_address(tunnel) });
+        if let Some(end) = self.check_selectors(tunnel, at, (self.tuple.source, self.tuple.destination)) {
+            return end;
+        }
+        // Behind the limit of size, so that its error quotes the packet as its sender knows it.
+        let nat = &tunnel.nat;
+        if let Some(end) = self.nat_destination(&nat.ingress, at).or_else(|| self.nat_source(&nat.egress, at))
+        {
+            return end;
+        }
         for limiter in aggregate.into_iter().chain(tunnel.limiters.map(|limiters| limiters.egress)) {
             self.act(Action::Shape(limiter));
         }
@@ -94,14 +103,18 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         Next::End(Verdict::Seal(spec.id), Some(rule))
     }
 
-    /// One of the tunnels that carry packets: the same for all packets of a flow.
+    /// One of the tunnels that carry packets: the same for all packets of a flow. One that still shakes hands is for want of a
+    /// connected one.
     fn choose(&self, path: &GatewayPath) -> Option<(&'a Tunnel, RuleId)> {
         let snapshot = self.snapshot;
+        let ways = || path.tunnels.iter().map(|way| (&snapshot.tunnels[way.tunnel], way.rule));
+        let any_connected = ways().any(|(tunnel, _)| tunnel.spec.status == TunnelStatus::Connected);
         let up = || {
-            path.tunnels
-                .iter()
-                .map(|way| (&snapshot.tunnels[way.tunnel], way.rule))
-                .filter(|(tunnel, _)| tunnel.spec.status.carries())
+            ways().filter(move |(tunnel, _)| match tunnel.spec.status {
+                TunnelStatus::Connected => true,
+                TunnelStatus::Connecting => !any_connected,
+                TunnelStatus::NotConnected(_) => false,
+            })
         };
         let count = up().count();
         if count == 0 {
@@ -147,9 +160,17 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                 format!("{source} is not behind connection {}, as {at} knows it", tunnel.spec.connection)
             });
         }
+        if let Some(end) = self.check_selectors(tunnel, at, (self.tuple.destination, source)) {
+            return end;
+        }
         self.note(StepKind::Tunnel, Some(tunnel.rule), at, || {
             format!("{at} opens it from tunnel {}", tunnel.spec.name)
         });
+        let nat = &tunnel.nat;
+        if let Some(end) = self.nat_destination(&nat.egress, at).or_else(|| self.nat_source(&nat.ingress, at))
+        {
+            return end;
+        }
         match tunnel.end {
             TunnelEnd::Gateway { gateway, .. } => {
                 let compiled = &snapshot.gateways[gateway];

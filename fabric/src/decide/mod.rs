@@ -6,6 +6,7 @@ mod edge;
 mod encryption;
 mod firewall;
 mod gateway;
+mod nat;
 mod nic;
 mod peering;
 mod route;

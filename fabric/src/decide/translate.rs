@@ -91,15 +91,15 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     /// The port that the source side of the flow has: of an ICMP error, the destination port of what it quotes.
-    fn source_port(&self) -> u16 {
+    pub(super) fn source_port(&self) -> u16 {
         self.embedded.map_or(self.tuple.source_port, |quoted| quoted.destination_port)
     }
 
-    fn destination_port(&self) -> u16 {
+    pub(super) fn destination_port(&self) -> u16 {
         self.embedded.map_or(self.tuple.destination_port, |quoted| quoted.source_port)
     }
 
-    fn rewrite_source(&mut self, translator: Translator<'a>, address: IpAddr, port: u16) {
+    pub(super) fn rewrite_source(&mut self, translator: Translator<'a>, address: IpAddr, port: u16) {
         let before = (self.flow_source(), self.source_port());
         if before == (address, port) {
             return;
@@ -123,7 +123,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         });
     }
 
-    fn rewrite_destination(&mut self, translator: Translator<'a>, address: IpAddr, port: u16) {
+    pub(super) fn rewrite_destination(&mut self, translator: Translator<'a>, address: IpAddr, port: u16) {
         let before = (self.tuple.destination, self.destination_port());
         if before == (address, port) {
             return;
@@ -148,7 +148,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
     }
 
     /// The source of the packet's own direction, as its flow has it: an ICMP error may come from a router on the way.
-    fn flow_source(&self) -> IpAddr {
+    pub(super) fn flow_source(&self) -> IpAddr {
         self.embedded.map_or(self.tuple.source, |quoted| quoted.destination)
     }
 }

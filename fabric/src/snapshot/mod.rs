@@ -2,6 +2,7 @@
 
 pub(crate) mod egress;
 pub mod lpm;
+pub(crate) mod nat;
 pub(crate) mod network;
 pub mod ports;
 pub mod routes;

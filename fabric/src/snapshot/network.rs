@@ -10,7 +10,8 @@ use vnet_config::model::EncryptionEnforcement;
 use vnet_dataplane::{CounterId, FiveTuple, FunctionId, LimiterId, PortId, Protocol};
 
 use super::egress::{DefaultOutbound, FirewallSnat};
-use super::lpm::Lpm;
+use super::lpm::{Lpm, contains};
+use super::nat::TunnelNat;
 use super::ports::TunnelSpec;
 use super::routes::SubnetRoutes;
 use super::rules::{Rule, RuleSet};
@@ -275,9 +276,30 @@ pub(crate) struct Tunnel {
     pub(crate) egress: CounterId,
     pub(crate) ingress: CounterId,
     pub(crate) limiters: Option<TunnelLimiters>,
+    /// Which packets it carries, where the two sides have agreed on some.
+    pub(crate) selectors: Option<Selectors>,
+    /// What it makes of addresses, at a gateway.
+    pub(crate) nat: TunnelNat,
     /// Where the other end is.
     pub(crate) remote_location: Location,
     pub(crate) rule: RuleId,
+}
+
+/// Pairs of ranges between which a tunnel carries packets, as this end sees them.
+#[derive(Clone, Debug)]
+pub(crate) struct Selectors(pub(crate) Vec<SelectorPair>);
+
+/// Every range of this side goes with every one of the other.
+#[derive(Clone, Debug)]
+pub(crate) struct SelectorPair {
+    pub(crate) local: Vec<IpNet>,
+    pub(crate) remote: Vec<IpNet>,
+}
+
+impl Selectors {
+    pub(crate) fn carry(&self, local: IpAddr, remote: IpAddr) -> bool {
+        self.0.iter().any(|pair| contains(&pair.local, local) && contains(&pair.remote, remote))
+    }
 }
 
 /// A tunnel's own limiters, at a gateway.

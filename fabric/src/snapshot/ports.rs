@@ -113,6 +113,10 @@ pub struct TunnelSpec {
     pub announced: Vec<IpNet>,
     /// In force: what the state machine knows of it.
     pub status: TunnelStatus,
+    /// Whether this end must not even try, whatever its handshake would come to: `status` says why.
+    pub is_held: bool,
+    /// Seconds of silence after which the other end counts as dead (`dpdTimeoutSeconds`).
+    pub dead_peer_s: u16,
 }
 
 /// A key that `Debug` does not print.
@@ -156,6 +160,14 @@ impl TunnelStatus {
     pub fn carries(&self) -> bool {
         !matches!(self, TunnelStatus::NotConnected(_))
     }
+
+    /// Why it cannot get a session.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            TunnelStatus::NotConnected(reason) => Some(reason),
+            TunnelStatus::Connecting | TunnelStatus::Connected => None,
+        }
+    }
 }
 
 /// A rate limiter.
@@ -169,6 +181,8 @@ pub struct LimiterSpec {
     pub gateway: Option<Arc<str>>,
     /// Bits of IP packets per second.
     pub bits_per_second: u64,
+    /// IP packets per second, where they are bounded too.
+    pub packets_per_second: Option<u64>,
 }
 
 impl LimiterSpec {

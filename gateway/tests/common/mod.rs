@@ -38,6 +38,7 @@ pub(crate) fn config(side: usize) -> TunnelConfig {
         remote: address(1 - side),
         roaming: false,
         mode: ConnectionMode::Default,
+        dead_peer_s: 45,
     }
 }
 
