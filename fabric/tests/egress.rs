@@ -453,6 +453,26 @@ internet: {hosts: {store: 203.0.113.80}}
 }
 
 #[test]
+fn a_service_that_comes_by_a_public_address_is_answered_from_it() {
+    let snapshot = lab("
+name: services
+virtualNetworks:
+  one: {addressSpace: [10.0.0.0/16], subnets: {s: {addressPrefix: 10.0.0.0/24, serviceEndpoints: [Microsoft.Storage], networkSecurityGroup: n}}}
+virtualMachines: {a: {subnet: one/s, publicIPAddress: 203.0.113.5}}
+networkSecurityGroups:
+  n: {securityRules: [{name: in, priority: 100, direction: Inbound, access: Allow, protocol: '*', sourceAddressPrefix: '*', sourcePortRange: '*', destinationAddressPrefix: '*', destinationPortRange: '*'}]}
+serviceTags: {Storage: [203.0.113.64/26]}
+internet: {hosts: {store: 203.0.113.80}}
+");
+    for protocol in [ProbeProtocol::Tcp, ProbeProtocol::Udp, ProbeProtocol::Icmp] {
+        let asked = path(&snapshot, "store", "a", protocol, None).unwrap();
+        assert_eq!((asked.reason, asked.source_seen_as), (None, Some(EXAMPLE.parse().unwrap())));
+        let asks = path(&snapshot, "a", "store", protocol, None).unwrap();
+        assert_eq!((asks.reason, asks.source_seen_as), (None, Some("10.0.0.4".parse().unwrap())));
+    }
+}
+
+#[test]
 fn the_edge_judges_packets_for_public_ranges_used_privately() {
     let file = "
 name: public-range

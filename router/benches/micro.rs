@@ -151,8 +151,10 @@ fn small(lab: Lab) -> Box<dyn FnMut()> {
 /// 60 KiB of a known TCP flow.
 fn super_packet(lab: Lab) -> Box<dyn FnMut()> {
     let mut bench = Bench::new(lab);
-    let ma = bench.ma;
+    let (ma, mb) = (bench.ma, bench.mb);
     bench.pass(ma, &mut tcp(false, 40_000, SYN, &[]));
+    bench.pass(mb, &mut tcp(true, 40_000, SYN | ACK, &[]));
+    bench.pass(ma, &mut tcp(false, 40_000, ACK, &[]));
     let mut frame = tcp(false, 40_000, ACK, &[7; 61_440]);
     // NEEDS_CSUM, TCP over IPv4, 1,448 octets a segment, the checksum at 16 of the header at 20.
     frame[..VNET_HEADER_LEN].copy_from_slice(&[1, 1, 40, 0, 0xa8, 0x05, 20, 0, 16, 0]);
@@ -163,23 +165,19 @@ fn super_packet(lab: Lab) -> Box<dyn FnMut()> {
 fn many_flows() -> Box<dyn FnMut()> {
     let mut bench = Bench::new(Lab::Firewall);
     let (ma, mb) = (bench.ma, bench.mb);
-    let (mut there, mut back) = (tcp(false, 0, SYN, &[]), tcp(true, 0, ACK, &[]));
-    let fresh = [ttl_and_sum(&there), ttl_and_sum(&back)];
+    let handshake = [(ma, false, SYN), (mb, true, SYN | ACK), (ma, false, ACK)];
     for number in 0..FLOWS / 2 {
-        let port = 10_000 + number as u16;
-        set_port(&mut there, false, port);
-        set_port(&mut back, true, port);
-        refresh(&mut there, &fresh[0]);
-        refresh(&mut back, &fresh[1]);
-        bench.pass(ma, &mut there);
-        bench.pass(mb, &mut back);
+        for (from, back, flags) in handshake {
+            bench.pass(from, &mut tcp(back, 10_000 + number as u16, flags, &[]));
+        }
     }
     let mut there = tcp(false, 0, ACK, &[]);
+    let fresh = ttl_and_sum(&there);
     let mut number = 1u32;
     Box::new(move || {
         number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         set_port(&mut there, false, 10_000 + ((u64::from(number) * u64::from(FLOWS / 2)) >> 32) as u16);
-        refresh(&mut there, &fresh[0]);
+        refresh(&mut there, &fresh);
         bench.pass(ma, &mut there);
     })
 }

@@ -7,7 +7,7 @@ use vnet_dataplane::{Action, FunctionId, Protocol, Reason};
 use super::translate::Translator;
 use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
-use crate::decision::{SessionSide, SessionView, Verdict};
+use crate::decision::{SessionFound, SessionSide, SessionView, Verdict};
 use crate::snapshot::egress::{DefaultOutbound, EdgeAddress, NatGateway, all_ports, is_public};
 use crate::snapshot::network::{Nic, Owner};
 use crate::snapshot::routes::{Route, RouteSource};
@@ -75,17 +75,20 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         ];
         for way in ways.into_iter().flatten() {
             if let Some(found) = self.session(way.function) {
-                let rule = snapshot.check(AzureRule::EgressOrder);
-                self.note(StepKind::Internet, Some(rule), way.at, || {
-                    "the flow keeps the way that it began with".to_owned()
-                });
-                self.source_by(way, &found);
-                // Whoever asked from the Internet is there.
-                let asked = found.side == SessionSide::Reply;
-                return Some(self.leave_edge(asked));
+                return Some(self.leave_by_session(way, &found));
             }
         }
         None
+    }
+
+    fn leave_by_session(&mut self, way: Translator<'a>, found: &SessionFound) -> Next {
+        let rule = self.snapshot.check(AzureRule::EgressOrder);
+        self.note(StepKind::Internet, Some(rule), way.at, || {
+            "the flow keeps the way that it began with".to_owned()
+        });
+        self.source_by(way, found);
+        // Whoever asked from the Internet is there.
+        self.leave_edge(found.side == SessionSide::Reply)
     }
 
     fn public_address(&self, nic: &'a Nic) -> Translator<'a> {
@@ -237,6 +240,10 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
                     });
                 }
                 match self.session(nic.edge) {
+                    // A service that came by the public address gets its answer from there.
+                    Some(found) if found.side == SessionSide::Reply => {
+                        return self.leave_by_session(self.public_address(nic), &found);
+                    }
                     Some(found) => self.pass_by_session(nic.edge, found.original),
                     None => self.open_session(nic.edge, rule),
                 }

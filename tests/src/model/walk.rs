@@ -462,15 +462,16 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// A service sees the machine's own address, and answers to it.
+    /// A service sees the machine's own address, and answers to it, unless it came by the public one.
     fn keep_address(&mut self, leaving: Leaving<'a>) -> Result<(), Reason> {
         let Some((vm, index)) = leaving.nic else { return Ok(()) };
         if !self.lab.virtual_machines[vm].nics[index].addresses.contains(&self.packet.source) {
             return Err(Reason::NoRoute);
         }
         let function = Function::Edge(vm.to_owned(), index);
-        if self.find(&function).is_none() {
-            self.remember(function);
+        match self.find(&function) {
+            Some(found) => self.pass_outward(found),
+            None => self.remember(function),
         }
         Ok(())
     }
