@@ -308,6 +308,7 @@ fn a_dynamic_rule_takes_sessions_from_its_internal_side() {
     assert_eq!(report.reason, None);
     let seen = report.source_seen_as.unwrap();
     assert_eq!(seen, "192.168.4.0".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(report.source_seen_as_one_of.len(), 4);
     let refused = path(&snapshot, "vm", "192.168.4.0", ProbeProtocol::Tcp, Some(80)).unwrap();
     assert_eq!(refused.forward.reason.as_deref(), Some("AsymmetricReturn"));
     assert_eq!(refused.rule.unwrap().azure_rule, "VPN-NAT-DYNAMIC");

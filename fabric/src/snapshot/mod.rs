@@ -168,11 +168,14 @@ impl Snapshot {
     }
 
     /// The addresses with which a flow may leave just as well as with this one, itself among them, where a hash chooses
-    /// one for each flow: a NAT gateway's, a firewall's public ones, or those of a firewall's instances.
+    /// one for each flow: a NAT gateway's, a firewall's public ones, those of a firewall's instances, or those of a VPN gateway's
+    /// dynamic NAT rule.
     pub fn chosen_among(&self, address: IpAddr) -> Vec<IpAddr> {
         let firewalls = self.firewalls.iter().flat_map(|one| [&one.snat.public, &one.snat.instances]);
         let pools = firewalls.chain(self.nat_gateways.iter().map(|gateway| &gateway.addresses));
-        let pool = pools.into_iter().find(|pool| pool.contains(&address));
+        let rules = self.tunnels.iter().flat_map(|tunnel| tunnel.nat.rules());
+        let mut pools = pools.chain(rules.flat_map(nat::NatRule::pools).map(|pool| &pool.addresses));
+        let pool = pools.find(|pool| pool.contains(&address));
         let same_family = |one: &&IpAddr| one.is_ipv4() == address.is_ipv4();
         pool.map_or_else(|| vec![address], |pool| pool.iter().filter(same_family).copied().collect())
     }

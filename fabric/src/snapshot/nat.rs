@@ -123,6 +123,14 @@ impl NatRule {
 }
 
 impl NatRule {
+    /// What a dynamic rule chooses from.
+    pub(crate) fn pools(&self) -> &[NatPool] {
+        match &self.kind {
+            NatKind::Static(_) => &[],
+            NatKind::Dynamic { pools, .. } => pools,
+        }
+    }
+
     /// Ranges of ports that the rule tells apart.
     pub(crate) fn ports(&self) -> Vec<(u16, u16)> {
         match &self.kind {
