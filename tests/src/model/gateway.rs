@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use vnet_dataplane::Reason;
 
 use super::lab::{Connection, Lab};
-use super::peering;
+use super::{nat, negotiation, peering};
 
 /// The network's own VPN gateway.
 pub fn own<'a>(lab: &'a Lab, vnet: &str) -> Option<&'a str> {
@@ -53,6 +53,28 @@ pub fn behind<'a>(lab: &'a Lab, connection: &Connection) -> &'a [IpNet] {
     lab.vnet(&lab.virtual_network_gateways[other.as_str()].virtual_network).address_space.list()
 }
 
+/// Everything that no other route takes goes over this connection.
+fn is_default(lab: &Lab, connection: &Connection) -> bool {
+    let gateway = &lab.virtual_network_gateways[connection.virtual_network_gateway1.as_str()];
+    gateway.gateway_default_site.is_some()
+        && gateway.gateway_default_site == connection.local_network_gateway2
+}
+
+/// Sources that packets out of a connection's tunnel may have.
+pub fn sources(lab: &Lab, connection: &Connection) -> Vec<IpNet> {
+    let mut all = behind(lab, connection).to_vec();
+    all.extend(nat::internal(lab, connection, &connection.ingress_nat_rules));
+    all.extend(is_default(lab, connection).then(IpNet::default));
+    all
+}
+
+/// What is behind a connection, as the network calls it.
+pub fn seen_behind(lab: &Lab, connection: &Connection) -> Vec<IpNet> {
+    let mut all = nat::names(lab, connection, &connection.ingress_nat_rules, behind(lab, connection));
+    all.extend(is_default(lab, connection).then(IpNet::default));
+    all
+}
+
 /// What the gateway that a network uses knows: what the user wrote for each of its connections. (Only of what it
 /// learns by BGP does a gateway refuse ranges of its own network and of those that use it.)
 pub fn learned_by(lab: &Lab, vnet: &str) -> Vec<IpNet> {
@@ -61,9 +83,9 @@ pub fn learned_by(lab: &Lab, vnet: &str) -> Vec<IpNet> {
     for connection in
         lab.connections.values().filter(|connection| connection.virtual_network_gateway1 == gateway)
     {
-        for prefix in behind(lab, connection) {
-            if !learned.contains(prefix) {
-                learned.push(*prefix);
+        for prefix in seen_behind(lab, connection) {
+            if !learned.contains(&prefix) {
+                learned.push(prefix);
             }
         }
     }
@@ -96,7 +118,7 @@ fn longest<'a>(led: Led<'a>, destination: IpAddr) -> Vec<&'a str> {
 
 fn led_by<'a>(lab: &'a Lab, gateway: &str) -> Led<'a> {
     let own = lab.connections.iter().filter(|(_, connection)| connection.virtual_network_gateway1 == gateway);
-    own.map(|(name, connection)| (name.as_str(), behind(lab, connection).to_vec())).collect()
+    own.map(|(name, connection)| (name.as_str(), seen_behind(lab, connection))).collect()
 }
 
 fn led_by_site<'a>(lab: &'a Lab, site: &str) -> Led<'a> {
@@ -154,7 +176,9 @@ pub enum FarEnd {
 /// Both ends of a connection exist and have the same key.
 pub fn is_up(lab: &Lab, connection: &Connection) -> bool {
     match &connection.virtual_network_gateway2 {
-        Some(_) => counterpart(lab, connection).is_some_and(|back| back.shared_key == connection.shared_key),
+        Some(_) => counterpart(lab, connection).is_some_and(|back| {
+            back.shared_key == connection.shared_key && negotiation::agree(connection, back)
+        }),
         None => agreed_site(lab, connection).is_ok(),
     }
 }
@@ -168,7 +192,7 @@ pub fn pass(lab: &Lab, connection: &Connection, source: IpAddr) -> Result<FarEnd
     if let Some(other) = &connection.virtual_network_gateway2 {
         let back = counterpart(lab, connection).filter(|_| is_up(lab, connection));
         let back = back.ok_or(Reason::TunnelDown)?;
-        if !behind(lab, back).iter().any(|prefix| prefix.contains(&source)) {
+        if !sources(lab, back).iter().any(|prefix| prefix.contains(&source)) {
             return Err(Reason::PrefixNotAllowed);
         }
         return Ok(FarEnd::Gateway(other.clone()));
@@ -203,7 +227,7 @@ pub fn routed_by_site(lab: &Lab, site: &str, connection: &Connection) -> Vec<IpN
     for user in users(lab, hub) {
         prefixes.extend(peering::routed(lab, hub, user));
     }
-    prefixes
+    nat::names(lab, connection, &connection.egress_nat_rules, &prefixes)
 }
 
 /// The connections by which a site's device sends to an address.

@@ -10,6 +10,8 @@ pub mod gateway;
 pub mod guard;
 pub mod lab;
 pub mod machine;
+pub mod nat;
+pub mod negotiation;
 pub mod network;
 pub mod nsg;
 pub mod peering;

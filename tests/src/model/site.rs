@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::lab::Map;
+use super::nat::NatRule;
 use super::network::Prefixes;
 
 /// A virtual network gateway.
@@ -19,6 +20,11 @@ pub struct Gateway {
     /// Public addresses.
     #[serde(default, rename = "publicIPAddresses")]
     pub public: Vec<IpAddr>,
+    /// NAT rules.
+    #[serde(default)]
+    pub nat_rules: Vec<NatRule>,
+    /// The local network gateway that everything else goes to.
+    pub gateway_default_site: Option<String>,
     /// The address of its only instance: the last usable one of GatewaySubnet.
     #[serde(skip)]
     pub address: Option<IpAddr>,
@@ -50,6 +56,19 @@ pub struct Connection {
     /// Pre-shared key.
     #[serde(default)]
     pub shared_key: Value,
+    /// `Default`, `InitiatorOnly` or `ResponderOnly`.
+    pub connection_mode: Option<String>,
+    /// `IKEv1` or `IKEv2`.
+    pub connection_protocol: Option<String>,
+    /// Custom policies.
+    #[serde(default)]
+    pub ipsec_policies: Vec<Value>,
+    /// NAT rules for packets into Azure.
+    #[serde(default)]
+    pub ingress_nat_rules: Vec<String>,
+    /// NAT rules for packets out of Azure.
+    #[serde(default)]
+    pub egress_nat_rules: Vec<String>,
 }
 
 /// An on-premises site.

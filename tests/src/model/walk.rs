@@ -7,6 +7,7 @@ use vnet_dataplane::{Protocol, Reason};
 use super::egress;
 use super::gateway::{self, FarEnd};
 use super::lab::{Connection, Lab, Nic};
+use super::nat;
 use super::nsg::{Direction, Place};
 use super::peering::Sender;
 use super::routes::{Hop, Row, Source};
@@ -723,6 +724,15 @@ impl<'a> Walker<'a> {
         }
         debug_assert_eq!(row.source, Source::Gateway, "a gateway's subnet takes no route to itself");
         let connection = self.choose_connection(gateway::towards(self.lab, name, self.packet.destination))?;
+        self.packet.destination = nat::name(
+            self.lab,
+            connection,
+            &connection.ingress_nat_rules,
+            nat::Way::In,
+            self.packet.destination,
+        );
+        self.packet.source =
+            nat::name(self.lab, connection, &connection.egress_nat_rules, nat::Way::Out, self.packet.source);
         match gateway::pass(self.lab, connection, self.packet.source)? {
             FarEnd::Gateway(other) => {
                 let (other, gateway) = self
@@ -755,9 +765,13 @@ impl<'a> Walker<'a> {
             .virtual_network_gateways
             .get_key_value(connection.virtual_network_gateway1.as_str())
             .expect("validation resolves references");
-        if !gateway::behind(lab, connection).iter().any(|prefix| prefix.contains(&self.packet.source)) {
+        if !gateway::sources(lab, connection).iter().any(|prefix| prefix.contains(&self.packet.source)) {
             return Err(Reason::PrefixNotAllowed);
         }
+        let Packet { source, destination, .. } = self.packet;
+        self.packet.destination =
+            nat::name(lab, connection, &connection.egress_nat_rules, nat::Way::In, destination);
+        self.packet.source = nat::name(lab, connection, &connection.ingress_nat_rules, nat::Way::Out, source);
         self.through_gateway(name, &gateway.virtual_network)
     }
 }
