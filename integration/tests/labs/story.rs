@@ -28,6 +28,8 @@ const PROVED: &[&str] = &[
     "firewall-two-regions",
     "subnet-peering",
     "nva-chain",
+    "spokes-by-vpn",
+    "gateway-transit",
     "hub-spoke",
 ];
 
