@@ -180,6 +180,9 @@ pub struct TunnelStatus {
     /// The SKU's or the file's rate, in megabits a second; none if unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throughput_mbps: Option<u64>,
+    /// The SKU's bound on packets a second, for the algorithms that the sides have agreed on; none if unbounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_per_second: Option<u64>,
     /// How long a packet waits for rates at present, in microseconds.
     #[serde(default)]
     pub queueing_delay_us: u64,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use vnet_analysis::impact::{ImpactReport, LiveFlow};
 use vnet_api::{
@@ -206,11 +207,13 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
     let snapshot = lab.snapshot();
     let now = monotonic();
     let statuses = tunnel_statuses(lab, &snapshot, now);
+    let control = Arc::clone(&lab.view().state);
     let value = snapshot
         .tunnels()
         .zip(statuses)
         .map(|(spec, status)| {
-            let unknown = if spec.is_held { TunnelState::NotConnected } else { TunnelState::Unknown };
+            let is_down = spec.is_held && !control.is_being_made(&spec.gateway);
+            let unknown = if is_down { TunnelState::NotConnected } else { TunnelState::Unknown };
             let state = status.as_ref().map_or(unknown, |status| match status.status {
                 ConnectionStatus::Connected => TunnelState::Connected,
                 ConnectionStatus::Connecting => TunnelState::Connecting,
@@ -233,6 +236,8 @@ pub(super) fn gateways(lab: &Lab) -> GatewayReport {
                 ingress_bytes: status.as_ref().map_or(0, |status| status.received_bytes),
                 throughput_mbps: limiter_of(&snapshot, spec)
                     .map(|limiter| limiter.bits_per_second / 1_000_000),
+                packets_per_second: own_limiter(&snapshot, spec)
+                    .and_then(|limiter| limiter.packets_per_second),
                 queueing_delay_us: tunnel_shaper(lab, &snapshot, spec, now).delay_ns / 1000,
             }
         })
@@ -248,6 +253,12 @@ pub(super) fn tunnel_statuses(
 ) -> Vec<Option<vnet_gateway::TunnelStatus>> {
     let tunnels = lab.shared.tunnels();
     snapshot.tunnels().map(|spec| tunnels.status(spec.id, now)).collect()
+}
+
+/// The limiter of packets into a tunnel that is the tunnel's alone.
+fn own_limiter<'a>(snapshot: &'a Snapshot, spec: &'a TunnelSpec) -> Option<&'a LimiterSpec> {
+    let own = format!("tunnel/{}/egress", spec.name);
+    snapshot.gateway_limiters(&spec.gateway).find(|limiter| *limiter.name == *own)
 }
 
 /// The slower of the limiters that packets into a tunnel pass: the gateway's and its own.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use vnet_api::{RESOURCE_KINDS, Resource};
-use vnet_fabric::control::{Outage, OutageCause, PeeringSyncLevel, State};
+use vnet_fabric::control::{PeeringSyncLevel, State};
 use vnet_fabric::effective::{self, EffectivePeering};
 use vnet_fabric::snapshot::{Snapshot, TunnelSpec, TunnelStatus};
 
@@ -78,8 +78,8 @@ fn resource(kind: &str, name: &str, properties: Value, (state, snapshot): (&Stat
         location: properties.get("location").and_then(Value::as_str).map(str::to_owned),
         state: match kind {
             "virtualMachines" => "Running".to_owned(),
-            "connections" => connection_state(name, snapshot).to_owned(),
-            "virtualNetworkGateways" => gateway_state(name, state).to_owned(),
+            "connections" => connection_state(name, (state, snapshot)).to_owned(),
+            "virtualNetworkGateways" if state.is_being_made(name) => "Updating".to_owned(),
             _ => "Succeeded".to_owned(),
         },
         summary,
@@ -88,20 +88,15 @@ fn resource(kind: &str, name: &str, properties: Value, (state, snapshot): (&Stat
 }
 
 /// A connection is what the best of its tunnels is, as its gateway's side sees them.
-fn connection_state(name: &str, snapshot: &Snapshot) -> &'static str {
+fn connection_state(name: &str, (state, snapshot): (&State, &Snapshot)) -> &'static str {
     let own = snapshot.tunnels().filter(|spec| &*spec.connection == name && !spec.at_site);
     let rank = |spec: &TunnelSpec| match spec.status {
+        _ if state.is_being_made(&spec.gateway) => 0,
         TunnelStatus::Connected => 3,
         TunnelStatus::Connecting => 2,
         TunnelStatus::NotConnected(_) => 1,
     };
     ["Unknown", "NotConnected", "Connecting", "Connected"][own.map(rank).max().unwrap_or(0)]
-}
-
-/// A gateway that is being made is so as long as none of its instances is there.
-fn gateway_state(name: &str, state: &State) -> &'static str {
-    let is_made = |outage: &&Outage| outage.cause == OutageCause::Provisioning && outage.gateway == name;
-    if state.outages.iter().any(|outage| is_made(&outage)) { "Updating" } else { "Succeeded" }
 }
 
 fn peering(half: &EffectivePeering) -> Resource {

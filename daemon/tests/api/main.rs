@@ -121,6 +121,21 @@ async fn searches_and_impacts_are_answered() {
 }
 
 #[tokio::test]
+async fn an_instance_of_a_gateway_fails() {
+    let daemon = Daemon::start();
+    let path = "/v1/labs/hub/gateways/hub-vpn/fail";
+    let (status, _) = daemon.json(Method::POST, path, Some(json!({}))).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "there is no such lab");
+    daemon.lines(Method::PUT, "/v1/labs/hub", file("name: hub")).await;
+    let (status, failover) =
+        daemon.json(Method::POST, path, Some(json!({"planned": true, "instance": 1}))).await;
+    let expected = json!({"gateway": "hub-vpn", "instance": 1, "planned": true, "interruptionMs": 0});
+    assert_eq!((status, failover), (StatusCode::OK, expected));
+    let (status, error) = daemon.json(Method::POST, path, Some(json!({"plannd": true}))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+}
+
+#[tokio::test]
 async fn a_refused_file_has_a_status_and_its_diagnostics() {
     let daemon = Daemon::start();
     for (method, path) in [(Method::PUT, "/v1/labs/hub"), (Method::POST, "/v1/validate")] {

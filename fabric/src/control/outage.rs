@@ -76,6 +76,12 @@ impl State {
         self.outages.iter().find(|outage| outage.gateway == gateway && outage.instance == instance)
     }
 
+    /// Whether a gateway is still being made.
+    pub fn is_being_made(&self, gateway: &str) -> bool {
+        let is_of = |outage: &Outage| outage.gateway == gateway && outage.cause == OutageCause::Provisioning;
+        self.outages.iter().any(is_of)
+    }
+
     /// When [`super::Event::Timer`] is due next.
     pub fn next_timeout(&self) -> Option<Nanos> {
         self.outages.iter().map(|outage| Nanos(outage.until_ns)).min()
