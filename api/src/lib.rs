@@ -4,6 +4,7 @@
 //! packets. Property names are in camelCase.
 #![forbid(unsafe_code)]
 
+pub mod bgp;
 pub mod error;
 pub mod exec;
 pub mod lab;
@@ -13,6 +14,7 @@ pub mod probe;
 pub mod report;
 pub mod service;
 
+pub use bgp::{BgpPeerReport, BgpPeerState, BgpPeerStatus, GatewayRoute, GatewayRouteReport};
 pub use error::{Diagnostic, ErrorBody, Severity};
 pub use exec::{ExecEvent, ExecInput, ExecRequest};
 pub use lab::{

@@ -34,7 +34,6 @@ pub const PENDING: &[Pending] = &[
     reserved("", "routeServers"),
     reserved("", "ddosProtectionPlans"),
     reserved("VirtualNetwork", "enableDdosProtection"),
-    reserved("VirtualNetwork", "summarizedGatewayPrefixes"),
     value(unsupported("VirtualNetworkGateway", "vpnType", "a policy-based gateway"), "PolicyBased"),
     unsupported("VirtualNetworkGateway", "vpnClientConfiguration", "point-to-site VPN"),
     unsupported("VirtualNetworkGateway", "allowRemoteVnetTraffic", "traffic of other networks on circuits"),

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod arguments;
+pub mod bgp;
 pub mod engine;
 pub mod host;
 pub mod io;

@@ -286,6 +286,7 @@ onPremisesSites: {hq: {addressSpace: [192.168.0.0/16], hosts: {pc: 192.168.1.10}
     let routes_learned = learned.map(|prefix| LearnedRoute {
         prefix: prefix.parse().unwrap(),
         connection: "c".to_owned(),
+        tunnel: "c/0".to_owned(),
         peer: "192.168.255.1".parse().unwrap(),
         as_path: vec![65010],
     });

@@ -38,12 +38,6 @@ fn one_connection(check: &mut Check<'_, '_>, path: &str, connection: &Connection
             finding.help(format!("set enableBgp: true at '{first}', or remove it here")),
         );
     }
-    if connection.enable_bgp {
-        let finding = Finding::warning("bgp-not-yet", "routes are not exchanged by BGP yet");
-        let help =
-            "until then only localNetworkAddressSpace and the ranges of the gateways' networks are routed";
-        check.at(&format!("{path}.enableBgp"), finding.help(help));
-    }
     match connection.connection_type {
         ConnectionType::IPsec => site_to_site(check, path, connection),
         ConnectionType::Vnet2Vnet => vnet_to_vnet(check, path, connection, has_first),

@@ -1,5 +1,6 @@
 //! What the API needs of the engine. The API's tests run against one in memory.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -7,10 +8,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
-    ApplyReport, ApplyRequest, CaptureRequest, ConfigFormat, DoctorReport, DownReport, DropReport,
-    ExecRequest, FailRequest, Failover, FlowReport, GatewayReport, LabSummary, LogReport, PeerConfig,
-    PlanReport, ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport,
-    TrafficRequest, ValidateReport,
+    ApplyReport, ApplyRequest, BgpPeerReport, CaptureRequest, ConfigFormat, DoctorReport, DownReport,
+    DropReport, ExecRequest, FailRequest, Failover, FlowReport, GatewayReport, GatewayRouteReport,
+    LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress, Resource,
+    TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
 };
 use vnet_config::Topology;
 use vnet_fabric::Snapshot;
@@ -112,6 +113,20 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What the device at the connection's other end needs; the one answer with a secret in it.
     fn gateway_config(&self, lab: &str, connection: &str, format: ConfigFormat) -> answers!(PeerConfig);
+
+    /// The BGP peers of a gateway; `Conflict` where it does not speak BGP.
+    fn bgp_peers(&self, lab: &str, gateway: &str) -> answers!(BgpPeerReport);
+
+    /// What a gateway has learned by BGP, and its own.
+    fn learned_routes(&self, lab: &str, gateway: &str) -> answers!(GatewayRouteReport);
+
+    /// What a gateway tells its BGP peers, or one of them.
+    fn advertised_routes(
+        &self,
+        lab: &str,
+        gateway: &str,
+        peer: Option<IpAddr>,
+    ) -> answers!(GatewayRouteReport);
 
     /// What the VM's `run:` commands printed.
     fn logs(&self, lab: &str, vm: &str) -> answers!(LogReport);

@@ -9,6 +9,7 @@ pub mod error;
 mod exec;
 mod expect;
 mod extract;
+mod gateways;
 mod labs;
 mod live;
 mod openapi;
@@ -29,10 +30,10 @@ use serde_json::Value;
 use vnet_analysis::impact::ImpactReport;
 use vnet_analysis::search::SearchReport;
 use vnet_api::{
-    ApplyEvent, ApplyRequest, CaptureRequest, DoctorReport, DropReport, ExecRequest, FailRequest, Failover,
-    FlowReport, GatewayReport, Health, LabSummary, LogReport, MatrixGroups, MatrixReport, NDJSON, PCAPNG,
-    PathAnswer, PeerConfig, PingEvent, PingRequest, Resource, TestEvent, TestRequest, TrafficEvent,
-    TrafficRequest, ValidateReport,
+    ApplyEvent, ApplyRequest, BgpPeerReport, CaptureRequest, DoctorReport, DropReport, ExecRequest,
+    FailRequest, Failover, FlowReport, GatewayReport, GatewayRouteReport, Health, LabSummary, LogReport,
+    MatrixGroups, MatrixReport, NDJSON, PCAPNG, PathAnswer, PeerConfig, PingEvent, PingRequest, Resource,
+    TestEvent, TestRequest, TrafficEvent, TrafficRequest, ValidateReport,
 };
 use vnet_fabric::effective::{
     EffectiveNsgList, EffectivePeering, EffectiveRoutes, FlowVerdict, NextHopAnswer, NsgDiagnostics,
@@ -251,6 +252,7 @@ fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let operation = described::<_, PeerConfig>(routes, "getPeerConfig", summary).query(query);
     let path = "/v1/labs/{lab}/connections/{connection}/peer-config";
     routes.add(Method::GET, path, operation, live::peer_config::<B>);
+    speaker_routes(routes);
     let request = routes.schema::<PingRequest>();
     let operation =
         streamed::<_, PingEvent>(routes, "ping", "Sends probes from inside a machine.").request(request);
@@ -259,6 +261,22 @@ fn live_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
     let summary = "Measures throughput and latency between two machines.";
     let operation = streamed::<_, TrafficEvent>(routes, "traffic", summary).request(request);
     routes.add(Method::POST, "/v1/labs/{lab}/traffic", operation, probes::traffic::<B>);
+}
+
+fn speaker_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {
+    let summary = "The BGP peers of a gateway, and how the sessions with them stand.";
+    let operation = described::<_, BgpPeerReport>(routes, "listBgpPeers", summary);
+    let path = "/v1/labs/{lab}/gateways/{gateway}/bgp-peers";
+    routes.add(Method::GET, path, operation, gateways::bgp_peers::<B>);
+    let summary = "What a gateway has learned by BGP, and its own.";
+    let operation = described::<_, GatewayRouteReport>(routes, "listLearnedRoutes", summary);
+    let path = "/v1/labs/{lab}/gateways/{gateway}/learned-routes";
+    routes.add(Method::GET, path, operation, gateways::learned::<B>);
+    let query = routes.query::<gateways::PeerQuery>();
+    let summary = "What a gateway tells its BGP peers.";
+    let operation = described::<_, GatewayRouteReport>(routes, "listAdvertisedRoutes", summary).query(query);
+    let path = "/v1/labs/{lab}/gateways/{gateway}/advertised-routes";
+    routes.add(Method::GET, path, operation, gateways::advertised::<B>);
 }
 
 fn machine_routes<B: Backend>(routes: &mut Routes<Shared<B>>) {

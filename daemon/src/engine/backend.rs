@@ -1,5 +1,6 @@
 //! The engine as the API sees it. Work that blocks (namespaces, probes, locks held by them) runs on threads of its own.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +9,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use vnet_analysis::impact::ImpactReport;
 use vnet_api::{
-    ApplyReport, ApplyRequest, CaptureRequest, Change, ChangeKind, ConfigFormat, DoctorReport, DownReport,
-    DropReport, ExecRequest, FailRequest, Failover, FlowReport, GatewayReport, LabSummary, LogReport,
-    PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress, Resource, TrafficInterval, TrafficReport,
-    TrafficRequest, ValidateReport,
+    ApplyReport, ApplyRequest, BgpPeerReport, CaptureRequest, Change, ChangeKind, ConfigFormat, DoctorReport,
+    DownReport, DropReport, ExecRequest, FailRequest, Failover, FlowReport, GatewayReport,
+    GatewayRouteReport, LabSummary, LogReport, PeerConfig, PlanReport, ProbeRequest, ProbeResult, Progress,
+    Resource, TrafficInterval, TrafficReport, TrafficRequest, ValidateReport,
 };
 
 use vnet_config::model::Topology;
@@ -23,7 +24,7 @@ use super::capture::Capture;
 use super::input::{Former, Input};
 use super::lab::{Lab, View};
 use super::laps::Laps;
-use super::{Engine, failover, live, probe, resources, run, scrape, traffic};
+use super::{Engine, bgp, failover, live, probe, resources, run, scrape, traffic};
 use crate::api::{Answer, ApiError, Backend, ExecFailure, Execution};
 use crate::host::memory;
 use crate::metrics::{LabCounters, Metrics};
@@ -351,6 +352,26 @@ impl Backend for Service {
             })
         })
         .await
+    }
+
+    async fn bgp_peers(&self, lab: &str, gateway: &str) -> Answer<BgpPeerReport> {
+        let gateway = gateway.to_owned();
+        self.on_lab(lab, move |lab| bgp::peers(lab, &gateway)).await
+    }
+
+    async fn learned_routes(&self, lab: &str, gateway: &str) -> Answer<GatewayRouteReport> {
+        let gateway = gateway.to_owned();
+        self.on_lab(lab, move |lab| bgp::learned(lab, &gateway)).await
+    }
+
+    async fn advertised_routes(
+        &self,
+        lab: &str,
+        gateway: &str,
+        peer: Option<IpAddr>,
+    ) -> Answer<GatewayRouteReport> {
+        let gateway = gateway.to_owned();
+        self.on_lab(lab, move |lab| bgp::advertised(lab, &gateway, peer)).await
     }
 
     async fn logs(&self, lab: &str, vm: &str) -> Answer<LogReport> {

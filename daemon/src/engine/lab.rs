@@ -12,8 +12,8 @@ use vnet_api::{ApplyRequest, TopologyFile};
 use vnet_config::SourceMap;
 use vnet_config::model::Topology;
 use vnet_dataplane::{FiveTuple, Nanos, OffloadEntry, OffloadSlot, PortId, TunnelId};
-use vnet_fabric::control::{Effect, Event, State};
-use vnet_fabric::snapshot::Snapshot;
+use vnet_fabric::control::{Effect, Event, LearnedRoute, State};
+use vnet_fabric::snapshot::{BgpSpeaker, Snapshot};
 use vnet_gateway::{ConnectionStatus, PORT};
 use vnet_router::{Router, RouterOptions, Shared, TunnelSetup};
 
@@ -26,6 +26,7 @@ use super::live::owner_name;
 use super::programs::{Begun, Furniture, Programs};
 use super::store::{self, Accepted, Store};
 use super::{Failure, Options, fault};
+use crate::bgp::{Bgp, SpeakerPlan};
 use crate::host::error::HostError;
 use crate::host::netns::Netns;
 use crate::host::state_dir::StateDir;
@@ -46,12 +47,23 @@ pub(super) struct Lab {
     pub kernel: Result<Arc<dyn KernelFlows>, String>,
     /// When the policy in force was published, in nanoseconds since 1970.
     pub policy_since_ns: AtomicU64,
+    /// What runs its gateways' BGP speakers.
+    pub bgp: Arc<Bgp>,
     control: Mutex<Control>,
     view: ArcSwap<View>,
     /// True when the lab is being taken down: no program may enter it any more.
     closed: RwLock<bool>,
     /// Who owned each port that the lab ever had: what they dropped counts on when they are gone.
     owners: Mutex<HashMap<PortId, String>>,
+}
+
+/// What all labs share.
+#[derive(Clone, Debug)]
+pub(super) struct Services {
+    /// Takes what becomes of tunnels.
+    pub changes: std::sync::mpsc::Sender<TunnelChange>,
+    /// Runs the speakers.
+    pub bgp: Arc<Bgp>,
 }
 
 /// What of a lab can be asked while it is being changed: replaced whole by each change.
@@ -144,7 +156,7 @@ impl Lab {
         dir: StateDir,
         input: Input,
         (store, accepted): (Store, Option<Accepted>),
-        changes: std::sync::mpsc::Sender<TunnelChange>,
+        services: Services,
         report: Report<'_>,
     ) -> Result<(Lab, Applied), Failure> {
         let name = input.topology.name.clone();
@@ -158,7 +170,8 @@ impl Lab {
             }
             (state, accepted.keys)
         });
-        // No session of a tunnel outlives the daemon.
+        // No session of a tunnel or a speaker outlives the daemon.
+        state.forget_learned();
         let tunnels: Vec<String> = state.tunnels.keys().cloned().collect();
         for tunnel in tunnels {
             state.step(Event::TunnelConnecting { tunnel }, monotonic());
@@ -181,7 +194,7 @@ impl Lab {
             state.epoch = state.epoch.max(u64::from(kernel.epoch()));
             keep_alive(&shared, &**kernel, &left);
         }
-        let workers = start_workers(&name, options, &shared, kernel.as_ref().ok(), &changes)?;
+        let workers = start_workers(&name, options, &shared, kernel.as_ref().ok(), &services.changes)?;
         let device_options = DeviceOptions { queues: options.workers, offloads: options.offloads };
         let view = View {
             origin: String::new(),
@@ -211,6 +224,7 @@ impl Lab {
             shared,
             kernel,
             policy_since_ns: AtomicU64::new(0),
+            bgp: services.bgp,
             control: Mutex::new(control),
             view: ArcSwap::from_pointee(view),
             closed: RwLock::new(false),
@@ -376,7 +390,8 @@ impl Lab {
             // From here on every packet comes to the workers, which decide it by the new policy or are about to take it.
             kernel.publish(snapshot.epoch() as u32);
         }
-        self.shared.snapshot.store(snapshot);
+        let before = self.shared.snapshot.swap(Arc::clone(&snapshot));
+        self.speak(control, &before, &snapshot);
         let former = self.view();
         let machines = if Arc::ptr_eq(&former.blueprint, &control.blueprint) && !machines_change {
             Arc::clone(&former.machines)
@@ -392,6 +407,20 @@ impl Lab {
             machines,
             keys: Arc::new(control.keys.clone()),
         }));
+    }
+
+    /// Has the gateways' speakers speak by a new snapshot. Those whose namespaces are about to go have closed their sockets then.
+    fn speak(&self, control: &Control, before: &Snapshot, after: &Snapshot) {
+        let stays = |old: &BgpSpeaker| after.bgp_speakers().any(|new| new.port == old.port);
+        let some_go = !before.bgp_speakers().all(stays);
+        if !some_go && after.bgp_speakers().next().is_none() {
+            return;
+        }
+        let plan = |spec: &BgpSpeaker| {
+            let (ns, _) = control.site.device(spec.port)?;
+            Some(SpeakerPlan { spec: spec.clone(), ns: Arc::clone(ns) })
+        };
+        self.bgp.set(&self.name, after.bgp_speakers().filter_map(plan).collect(), some_go);
     }
 
     /// Hands new queues to the workers and takes those of gone devices away.
@@ -520,6 +549,22 @@ impl Lab {
         }
     }
 
+    /// Takes note of what a gateway has learned, and publishes what follows from it.
+    pub(super) fn learned(&self, gateway: String, routes: Vec<LearnedRoute>) {
+        let mut control = self.control();
+        if control.dir.is_none() {
+            return;
+        }
+        let count = routes.len();
+        let effects =
+            control.state.step(Event::RoutesLearned { gateway: gateway.clone(), routes }, monotonic());
+        if effects.iter().any(|effect| matches!(effect, Effect::Recompile(_))) {
+            tracing::debug!(lab = %self.name, %gateway, count, "routes learned");
+            let snapshot = control.state.snapshot();
+            self.publish(&control, snapshot, false);
+        }
+    }
+
     /// Ends the lab: programs, namespaces, devices and state. What fails is reported; the rest is done, and the state
     /// stays, so that a later call can finish.
     ///
@@ -531,6 +576,7 @@ impl Lab {
         let Some(dir) = control.dir.take() else { return Ok(()) };
         control.programs.stop();
         // A namespace lives as long as one of its devices or sockets is open.
+        self.bgp.set(&self.name, Vec::new(), true);
         self.workers.iter().for_each(Worker::end);
         control.sockets.clear();
         let blueprint = std::mem::take(&mut control.blueprint);

@@ -1,6 +1,7 @@
 //! Labs: their life, and what the API asks of them.
 
 mod backend;
+mod bgp;
 mod blueprint;
 mod build;
 mod capture;
@@ -34,6 +35,7 @@ use vnet_api::{ApplyRequest, Diagnostic, Progress};
 use vnet_router::RouterOptions;
 
 use crate::api::error::ApiError;
+use crate::bgp::{Bgp, Learned, News};
 use crate::host::error::HostError;
 use crate::host::state_dir::{self, StateDir};
 use crate::host::sweep;
@@ -42,7 +44,7 @@ use crate::worker::{KernelHost, Patience, TunnelChange, monotonic};
 
 use build::Report;
 use input::Input;
-use lab::{Applied, Lab};
+use lab::{Applied, Lab, Services};
 use store::Store;
 
 /// How an engine runs its labs.
@@ -104,6 +106,7 @@ pub struct Engine {
     options: Options,
     labs: Mutex<Labs>,
     changes: mpsc::Sender<TunnelChange>,
+    bgp: Arc<Bgp>,
     /// Signalled when a lab went: the daemon may end with its last one.
     pub idle: Notify,
 }
@@ -135,10 +138,23 @@ impl Engine {
     /// An engine without labs.
     ///
     /// # Errors
-    /// No thread for the tunnels' changes.
+    /// No thread for the tunnels' changes, or for BGP.
     pub fn new(options: Options) -> std::io::Result<Arc<Engine>> {
         let (changes, inbox) = mpsc::channel::<TunnelChange>();
-        let engine = Arc::new(Engine { options, labs: Mutex::default(), changes, idle: Notify::new() });
+        let (news, mut take) = News::new();
+        let bgp = Arc::new(Bgp::start(news)?);
+        let engine = Arc::new(Engine { options, labs: Mutex::default(), changes, bgp, idle: Notify::new() });
+        let weak = Arc::downgrade(&engine);
+        std::thread::Builder::new().name("bgp-routes".into()).spawn(move || {
+            while let Some(news) = take() {
+                let Some(engine) = weak.upgrade() else { return };
+                for Learned { lab, gateway, routes } in news {
+                    if let Some(lab) = engine.find(&lab) {
+                        lab.learned(gateway, routes);
+                    }
+                }
+            }
+        })?;
         let weak = Arc::downgrade(&engine);
         std::thread::Builder::new().name("tunnel-changes".into()).spawn(move || {
             while let Ok(change) = inbox.recv() {
@@ -149,6 +165,10 @@ impl Engine {
             }
         })?;
         Ok(engine)
+    }
+
+    fn services(&self) -> Services {
+        Services { changes: self.changes.clone(), bgp: Arc::clone(&self.bgp) }
     }
 
     fn labs(&self) -> MutexGuard<'_, Labs> {
@@ -220,8 +240,8 @@ impl Engine {
         // What is in force stays so: a restart is no apply.
         let request = ApplyRequest { topology: accepted.file.clone(), as_azure: true };
         let input = Input::load(&request).map_err(Failure::Refused)?;
-        let (lab, _) =
-            Lab::open(&self.options, dir, input, (store, Some(accepted)), self.changes.clone(), &|_| {})?;
+        let stored = (store, Some(accepted));
+        let (lab, _) = Lab::open(&self.options, dir, input, stored, self.services(), &|_| {})?;
         // The next apply has no part in what is taken over, and waits for none of it.
         drop(lab.begun());
         self.enlist(lab);
@@ -269,7 +289,7 @@ impl Engine {
             // What an unfinished up of a daemon that died has left is in the way of nobody but this lab.
             sweep::remove_namespaces(&name)?;
         }
-        match Lab::open(&self.options, dir, input, stored, self.changes.clone(), report) {
+        match Lab::open(&self.options, dir, input, stored, self.services(), report) {
             Ok((lab, applied)) => {
                 self.enlist(lab);
                 Ok((is_new, applied))
@@ -284,10 +304,11 @@ impl Engine {
         }
     }
 
-    /// Enters a lab into the list. Its tunnels have begun before, and what they reported then found no lab.
+    /// Enters a lab into the list. Its tunnels and speakers have begun before, and what they reported then found no lab.
     fn enlist(&self, lab: Lab) {
         let lab = Arc::new(lab);
         self.labs().running.insert(lab.name.clone(), Arc::clone(&lab));
+        self.bgp.repeat(&lab.name);
         let tunnels: Vec<_> = lab.snapshot().tunnels().map(|spec| spec.id).collect();
         for tunnel in tunnels {
             let status = lab.shared.tunnels().status(tunnel, monotonic()).map(|status| status.status);

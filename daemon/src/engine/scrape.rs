@@ -11,6 +11,7 @@ use vnet_fabric::snapshot::{
 use vnet_gateway::ConnectionStatus;
 use vnet_router::{Balance, Router};
 
+use super::bgp;
 use super::lab::Lab;
 use super::live::{drop_counts, tunnel_statuses};
 use crate::metrics::{
@@ -39,6 +40,7 @@ pub(super) fn counters(lab: &Lab) -> LabCounters {
         nsg_rules,
         gateways: gateways(lab, &snapshot),
         tunnels: tunnels(lab, &snapshot),
+        bgp: bgp::counters(lab),
         machine_shapers: machine_shapers(lab, &snapshot),
         flows,
         offloaded_flows,

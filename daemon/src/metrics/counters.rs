@@ -119,6 +119,25 @@ pub struct TunnelCounter {
     pub shaper: ShaperQueue,
 }
 
+/// A BGP session of a gateway's instance.
+#[derive(Clone, Debug)]
+pub struct BgpCounter {
+    /// The gateway.
+    pub gateway: String,
+    /// The instance's address.
+    pub local: String,
+    /// The peer's address.
+    pub neighbor: String,
+    /// Whether routes are exchanged.
+    pub up: bool,
+    /// Prefixes that the peer has announced.
+    pub routes_received: u64,
+    /// Messages to the peer.
+    pub messages_sent: u64,
+    /// Messages from the peer.
+    pub messages_received: u64,
+}
+
 /// What waits for a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShaperQueue {
@@ -169,6 +188,8 @@ pub struct LabCounters {
     pub gateways: Vec<(String, Traffic)>,
     /// Per tunnel end.
     pub tunnels: Vec<TunnelCounter>,
+    /// Per BGP session.
+    pub bgp: Vec<BgpCounter>,
     /// Per machine whose bandwidth is limited: what it sends.
     pub machine_shapers: Vec<(String, ShaperQueue)>,
     /// Live flow entries by state.

@@ -6,7 +6,7 @@ mod render;
 mod tests;
 
 pub use counters::{
-    Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter, PeeringCounter,
-    ShaperQueue, SnatPorts, Traffic, TunnelCounter, WorkerCounter,
+    BgpCounter, Direction, DropCounter, FirewallRuleCounter, LabCounters, NicCounter, NsgRuleCounter,
+    PeeringCounter, ShaperQueue, SnatPorts, Traffic, TunnelCounter, WorkerCounter,
 };
 pub use render::Metrics;

@@ -16,6 +16,8 @@ use super::counters::{Direction, LabCounters, Traffic};
 const APPLY_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 const DIRECTED_TUNNEL: &[&str] = &["lab", "gateway", "connection", "tunnel", "direction"];
+const DIRECTED_SESSION: &[&str] = &["lab", "gateway", "local", "neighbor", "direction"];
+const SESSION: &[&str] = &["lab", "gateway", "local", "neighbor"];
 const TUNNEL: &[&str] = &["lab", "gateway", "connection", "tunnel"];
 
 /// What is measured over the daemon's life, beside the labs' own counters.
@@ -129,6 +131,7 @@ fn lab_families(labs: &[LabCounters]) -> prometheus::Result<Registry> {
     traffic_families(&families, labs)?;
     rule_families(&families, labs)?;
     tunnel_families(&families, labs)?;
+    bgp_families(&families, labs)?;
     engine_families(&families, labs)?;
     Ok(families.registry)
 }
@@ -196,6 +199,29 @@ fn rule_families(families: &Families, labs: &[LabCounters]) -> prometheus::Resul
         }
         for ports in &counters.nat_gateway_snat_ports {
             nat.with_label_values(&[lab, &ports.translator]).set(gauge_value(ports.used));
+        }
+    }
+    Ok(())
+}
+
+fn bgp_families(families: &Families, labs: &[LabCounters]) -> prometheus::Result<()> {
+    let up = families.gauge("vnet_bgp_session_up", "1 if the session exchanges routes, else 0.", SESSION)?;
+    let routes =
+        families.gauge("vnet_bgp_routes_received", "Prefixes that the peer has announced.", SESSION)?;
+    let messages = families.counter(
+        "vnet_bgp_messages_total",
+        "Messages from the peer (inbound) and to it (outbound).",
+        DIRECTED_SESSION,
+    )?;
+    for counters in labs {
+        for session in &counters.bgp {
+            let labels = [counters.lab.as_str(), &session.gateway, &session.local, &session.neighbor];
+            up.with_label_values(&labels).set(i64::from(session.up));
+            routes.with_label_values(&labels).set(gauge_value(session.routes_received));
+            let directed =
+                |direction: Direction| [labels[0], labels[1], labels[2], labels[3], direction.label()];
+            messages.with_label_values(&directed(Direction::Inbound)).inc_by(session.messages_received);
+            messages.with_label_values(&directed(Direction::Outbound)).inc_by(session.messages_sent);
         }
     }
     Ok(())

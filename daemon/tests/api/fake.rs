@@ -181,6 +181,32 @@ impl Backend for Fake {
         Ok(PeerConfig { connection: connection.into(), text: format!("{format:?}") })
     }
 
+    async fn bgp_peers(&self, _: &str, _: &str) -> Answer<BgpPeerReport> {
+        Ok(BgpPeerReport::default())
+    }
+
+    async fn learned_routes(&self, _: &str, _: &str) -> Answer<GatewayRouteReport> {
+        Ok(GatewayRouteReport::default())
+    }
+
+    async fn advertised_routes(
+        &self,
+        _: &str,
+        gateway: &str,
+        peer: Option<IpAddr>,
+    ) -> Answer<GatewayRouteReport> {
+        let route = GatewayRoute {
+            as_path: "65515".into(),
+            local_address: "10.0.255.30".parse().expect("an address"),
+            network: "10.0.0.0/16".into(),
+            next_hop: None,
+            origin: gateway.into(),
+            source_peer: peer,
+            weight: 0,
+        };
+        Ok(GatewayRouteReport { value: vec![route] })
+    }
+
     async fn logs(&self, _: &str, vm: &str) -> Answer<LogReport> {
         Ok(LogReport { vm: vm.into(), text: "started\n".into() })
     }

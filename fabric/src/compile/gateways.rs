@@ -1,11 +1,13 @@
 //! Gateways, the tunnels of their connections, and which network uses which gateway.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use vnet_config::model::{Connection, ConnectionType, GatewayType};
 use vnet_config::sku::TunnelAlgorithms;
 
+use super::bgp::is_spoken;
 use super::routes::default_route;
 use super::tunnels::{PlannedEnd, PlannedPeer, PlannedSide, Proposal, plan};
 use super::{Builder, TUNNEL_MTU};
@@ -108,14 +110,23 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn tunnels(&mut self) {
-        for planned in plan(self.topology) {
-            self.tunnel(&planned);
+        let planned = plan(self.topology);
+        let ends: Vec<Option<(TunnelEnd, usize)>> = planned.iter().map(|end| self.tunnel(end)).collect();
+        // A route that was configured stands before one to the same prefix that was learned.
+        let configured: Vec<HashSet<IpNet>> = (self.snapshot.gateways.iter())
+            .map(|gateway| gateway.table.iter().map(|(prefix, _)| prefix).collect())
+            .collect();
+        for (end, (side, tunnel)) in planned.iter().zip(ends).filter_map(|(end, made)| Some((end, made?))) {
+            let TunnelEnd::Gateway { gateway, .. } = side else { continue };
+            let mut learned = self.learned_prefixes(end);
+            learned.retain(|prefix| !configured[gateway].contains(prefix));
+            self.add_paths(side, tunnel, &learned, end.connection);
         }
     }
 
-    fn tunnel(&mut self, planned: &PlannedEnd<'_>) {
-        let Some(end) = self.tunnel_end(planned) else { return };
-        let Some(connection) = self.topology.connections.get(planned.connection) else { return };
+    fn tunnel(&mut self, planned: &PlannedEnd<'_>) -> Option<(TunnelEnd, usize)> {
+        let end = self.tunnel_end(planned)?;
+        let connection = self.topology.connections.get(planned.connection)?;
         let index = self.snapshot.tunnels.len();
         let (owner, at_site) = match planned.end {
             PlannedSide::Gateway { gateway, .. } => (gateway, false),
@@ -132,7 +143,9 @@ impl<'a> Builder<'a> {
         let nat = self.tunnel_nat(planned, connection);
         let TunnelPrefixes { behind, sources, announced } = self.tunnel_prefixes(planned, connection, &nat);
         let mut accepts = Lpm::default();
-        for prefix in &sources {
+        let anything = [default_route(true), default_route(false)];
+        let speaks = !at_site && is_spoken(self.topology, connection);
+        for prefix in if speaks { anything.as_slice() } else { &sources } {
             accepts.insert(*prefix, ());
         }
         let rule = self.rule("", &format!("connection {}", planned.connection), AzureRule::VpnTable, None);
@@ -149,8 +162,8 @@ impl<'a> Builder<'a> {
             peer: self.tunnel_peer(&planned.peer),
             shared_key: SharedKey(planned.key.map(Into::into)),
             initiates: planned.initiates,
-            allowed_ips: sources,
-            announced,
+            allowed_ips: self.known_behind(planned, sources),
+            announced: if speaks { anything.to_vec() } else { announced },
             is_held: self.is_held(planned),
             status: self.tunnel_status(planned),
             dead_peer_s: dead_peer_s(planned, connection),
@@ -178,6 +191,26 @@ impl<'a> Builder<'a> {
         };
         self.snapshot.tunnels.push(tunnel);
         self.add_paths(end, index, &behind, planned.connection);
+        Some((end, index))
+    }
+
+    /// What is configured, and what was learned through the tunnel.
+    fn known_behind(&self, planned: &PlannedEnd<'_>, configured: Vec<IpNet>) -> Vec<IpNet> {
+        let mut known = configured;
+        known.extend(self.learned_prefixes(planned));
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    /// What was learned through the tunnel, without ranges of the gateway's own side.
+    fn learned_prefixes(&self, planned: &PlannedEnd<'_>) -> Vec<IpNet> {
+        let PlannedSide::Gateway { gateway, .. } = planned.end else { return Vec::new() };
+        let Some(learned) = self.state.learned.get(gateway) else { return Vec::new() };
+        let refused = self.own_side(gateway);
+        let taken = |prefix: &IpNet| !refused.iter().any(|range| covers(range, prefix));
+        let learned = learned.iter().filter(|route| route.tunnel == planned.name).map(|route| route.prefix);
+        learned.filter(taken).collect()
     }
 
     fn tunnel_end(&self, planned: &PlannedEnd<'_>) -> Option<TunnelEnd> {
@@ -199,7 +232,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn tunnel_status(&self, planned: &PlannedEnd<'_>) -> TunnelStatus {
+    pub(super) fn tunnel_status(&self, planned: &PlannedEnd<'_>) -> TunnelStatus {
         match (self.outage(planned), &planned.problem) {
             (Some(outage), _) => TunnelStatus::NotConnected(outage.reason()),
             (None, Some(problem)) => TunnelStatus::NotConnected(problem.why.clone()),
@@ -235,7 +268,7 @@ impl<'a> Builder<'a> {
         connection: &Connection,
         nat: &TunnelNat,
     ) -> TunnelPrefixes {
-        let known = self.connection_prefixes(planned.connection, connection, nat);
+        let known = self.connection_prefixes(connection, nat);
         match planned.end {
             PlannedSide::Gateway { gateway, .. } => {
                 let announced = match connection.connection_type {
@@ -283,9 +316,10 @@ impl<'a> Builder<'a> {
         Some(Selectors(pairs))
     }
 
-    /// Prefixes of the local network gateway, or the other network's own ranges.
+    /// Prefixes of the local network gateway, or the other network's own ranges where no BGP tells them.
     fn written_prefixes(&self, connection: &Connection) -> Vec<IpNet> {
         match connection.connection_type {
+            ConnectionType::Vnet2Vnet if is_spoken(self.topology, connection) => None,
             ConnectionType::Vnet2Vnet => {
                 connection.virtual_network_gateway2.as_deref().map(|gateway| self.own_ranges(gateway))
             }
@@ -298,8 +332,8 @@ impl<'a> Builder<'a> {
         .unwrap_or_default()
     }
 
-    /// What a gateway knows to be behind a connection: what is written for it, and what was learned over it.
-    fn connection_prefixes(&self, name: &str, connection: &Connection, nat: &TunnelNat) -> KnownPrefixes {
+    /// What a gateway is told by the file to be behind a connection, and the addresses of the speakers there.
+    fn connection_prefixes(&self, connection: &Connection, nat: &TunnelNat) -> KnownPrefixes {
         let written = self.written_prefixes(connection);
         let mut in_azure = nat::translated(&written, &nat.ingress);
         let mut on_the_wire = written;
@@ -308,23 +342,17 @@ impl<'a> Builder<'a> {
             in_azure.push(default_route(true));
             on_the_wire.push(default_route(true));
         }
-        if let Some(learned) = self.state.learned.get(&connection.virtual_network_gateway1) {
-            let refused = self.own_side(&connection.virtual_network_gateway1);
-            let taken = |prefix: &IpNet| !refused.iter().any(|range| covers(range, prefix));
-            let learned = learned.iter().filter(|route| route.connection == name).map(|route| route.prefix);
-            for prefix in learned.filter(taken) {
-                in_azure.push(prefix);
-                on_the_wire.push(prefix);
-            }
-        }
         for prefixes in [&mut in_azure, &mut on_the_wire] {
+            if is_spoken(self.topology, connection) {
+                prefixes.extend(self.peer_addresses(connection));
+            }
             prefixes.sort();
             prefixes.dedup();
         }
         KnownPrefixes { in_azure, on_the_wire }
     }
 
-    fn own_ranges(&self, gateway: &str) -> Vec<IpNet> {
+    pub(super) fn own_ranges(&self, gateway: &str) -> Vec<IpNet> {
         let network = self
             .topology
             .virtual_network_gateways
@@ -355,7 +383,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The ranges of a gateway's network and of those that use it.
-    fn own_side(&self, gateway: &str) -> Vec<IpNet> {
+    pub(super) fn own_side(&self, gateway: &str) -> Vec<IpNet> {
         let mut prefixes = self.own_ranges(gateway);
         let Some(network) = self.gateways.get(gateway).map(|index| self.snapshot.gateways[*index].network)
         else {

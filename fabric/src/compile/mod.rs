@@ -1,5 +1,6 @@
 //! From the file and the state to a snapshot. Every name gets the handle that the state holds for it.
 
+mod bgp;
 mod egress;
 mod endpoints;
 mod firewall;
@@ -52,13 +53,14 @@ pub fn compile(topology: &Topology, state: &State) -> Snapshot {
 }
 
 /// The state and snapshot that a fresh `up` of this topology converges to: every peering pair connected, dynamic addresses
-/// given, tunnels whose two ends fit together carrying packets.
+/// given, tunnels whose two ends fit together carrying packets, and what the lab's gateways learn of each other learned.
 pub fn converge(topology: &Topology) -> (State, Snapshot) {
     let mut state = State::default();
     state.step(crate::control::Event::Apply(Arc::new(topology.clone())), vnet_dataplane::Nanos::ZERO);
     while let Some(due) = state.next_timeout() {
         state.step(crate::control::Event::Timer, due);
     }
+    state.settle_routes();
     let snapshot = state.take_snapshot();
     (state, snapshot)
 }
@@ -76,6 +78,7 @@ pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) ->
     builder.gateways();
     builder.sites();
     builder.tunnels();
+    builder.speakers();
     builder.effective_gateways();
     builder.routes();
     builder.security_groups();

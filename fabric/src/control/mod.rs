@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod ids;
 pub mod outage;
 pub(crate) mod peering;
+mod propagate;
 mod refusal;
 
 use std::collections::BTreeMap;
@@ -46,7 +47,7 @@ pub struct State {
     /// Tunnel ends by name, as the gateways report them.
     pub tunnels: BTreeMap<String, TunnelStatus>,
     /// Routes learned by gateways, by the gateway's name.
-    pub learned: BTreeMap<String, Vec<LearnedRoute>>,
+    pub learned: BTreeMap<String, Arc<Vec<LearnedRoute>>>,
     /// Instances of gateways that carry nothing for a while.
     #[serde(default)]
     pub outages: Vec<Outage>,
@@ -87,6 +88,9 @@ pub struct LearnedRoute {
     pub prefix: IpNet,
     /// The connection that leads there.
     pub connection: String,
+    /// The tunnel end that it came through.
+    #[serde(default)]
+    pub tunnel: String,
     /// The speaker that announced it.
     pub peer: IpAddr,
     /// Autonomous systems on the way, the nearest first.
@@ -128,19 +132,12 @@ pub enum Event {
         /// Name of the tunnel end.
         tunnel: String,
     },
-    /// A gateway learned routes.
+    /// What a gateway has learned is another than before.
     RoutesLearned {
         /// Name of the gateway.
         gateway: String,
-        /// The routes; one of the same prefix, connection and peer replaces the earlier.
+        /// All its routes, in place of those before.
         routes: Vec<LearnedRoute>,
-    },
-    /// A gateway lost routes.
-    RoutesWithdrawn {
-        /// Name of the gateway.
-        gateway: String,
-        /// The routes: prefix and connection.
-        routes: Vec<(IpNet, String)>,
     },
     /// An instance of a gateway fails.
     InstanceFailed {
@@ -237,7 +234,6 @@ impl State {
             }
             Event::TunnelConnecting { tunnel } => self.set_tunnel(tunnel, TunnelStatus::Connecting),
             Event::RoutesLearned { gateway, routes } => self.learn(gateway, routes),
-            Event::RoutesWithdrawn { gateway, routes } => self.withdraw(&gateway, &routes),
             Event::InstanceFailed { gateway, instance, planned } => {
                 self.fail_instance(&gateway, instance, planned, now)
             }
@@ -263,8 +259,9 @@ impl State {
         effects.extend(peering::converge(peerings, self.topology.as_deref(), &topology, manner));
         self.is_settled = manner == Manner::Reach;
         self.learned.retain(|gateway, _| topology.virtual_network_gateways.contains_key(gateway));
-        for routes in self.learned.values_mut() {
-            routes.retain(|route| topology.connections.contains_key(&route.connection));
+        let gone = |route: &LearnedRoute| !topology.connections.contains_key(&route.connection);
+        for routes in self.learned.values_mut().filter(|routes| routes.iter().any(gone)) {
+            Arc::make_mut(routes).retain(|route| !gone(route));
         }
         let former = self.topology.replace(topology);
         effects.extend(self.converge_tunnels());
@@ -325,28 +322,39 @@ impl State {
         }
     }
 
-    fn learn(&mut self, gateway: String, routes: Vec<LearnedRoute>) -> Vec<Effect> {
-        let known = self.learned.entry(gateway).or_default();
-        let before = known.clone();
-        for route in routes {
-            known.retain(|old| {
-                (&old.prefix, &old.connection, &old.peer) != (&route.prefix, &route.connection, &route.peer)
-            });
-            known.push(route);
+    fn learn(&mut self, gateway: String, mut routes: Vec<LearnedRoute>) -> Vec<Effect> {
+        let Some(topology) = &self.topology else { return Vec::new() };
+        // What was said before an apply may speak of what is gone.
+        routes.retain(|route| topology.connections.contains_key(&route.connection));
+        let is_known = topology.virtual_network_gateways.contains_key(&gateway);
+        routes.sort_by(|a, b| {
+            (a.prefix, &a.connection, &a.tunnel, a.peer).cmp(&(b.prefix, &b.connection, &b.tunnel, b.peer))
+        });
+        let before = self.learned.get(&gateway).map_or(&[][..], |known| known.as_slice());
+        if !is_known || before == routes {
+            return Vec::new();
         }
-        known.sort_by(|a, b| (a.prefix, &a.connection, a.peer).cmp(&(b.prefix, &b.connection, b.peer)));
-        if *known == before { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
+        // The path alone decides nothing here: it is what the speaker chose by.
+        let ways = |routes: &[LearnedRoute]| -> Vec<(IpNet, String)> {
+            routes.iter().map(|route| (route.prefix, route.tunnel.clone())).collect()
+        };
+        let same_ways = ways(before) == ways(&routes);
+        self.learned.insert(gateway, Arc::new(routes));
+        if same_ways { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
     }
 
-    fn withdraw(&mut self, gateway: &str, routes: &[(IpNet, String)]) -> Vec<Effect> {
-        let Some(known) = self.learned.get_mut(gateway) else { return Vec::new() };
-        let before = known.len();
-        known.retain(|route| {
-            !routes
-                .iter()
-                .any(|(prefix, connection)| *prefix == route.prefix && *connection == route.connection)
-        });
-        if known.len() == before { Vec::new() } else { vec![self.recompile(ChangedLayer::Gateways)] }
+    /// Takes what the lab's gateways learn of each other for learned.
+    pub(crate) fn settle_routes(&mut self) {
+        let snapshot = self.snapshot();
+        if snapshot.bgp_speakers().next().is_some() {
+            self.learned = propagate::settled(&snapshot);
+            self.recompile(ChangedLayer::Gateways);
+        }
+    }
+
+    /// Forgets what was learned: no session outlives the speakers.
+    pub fn forget_learned(&mut self) {
+        self.learned.clear();
     }
 
     fn sync_peering(&mut self, local: &str, remote: &str) -> Vec<Effect> {

@@ -1,5 +1,6 @@
 //! The immutable compiled form of a topology and its state. A worker looks at one snapshot per batch.
 
+pub mod bgp;
 pub(crate) mod egress;
 pub mod lpm;
 pub(crate) mod nat;
@@ -17,6 +18,7 @@ use ipnet::IpNet;
 use vnet_config::model::PeeringFlags;
 use vnet_dataplane::{CounterId, DelayId, FunctionId, LimiterId, PortId, TunnelId};
 
+pub use bgp::{BgpPeer, BgpPrefix, BgpSpeaker, BgpWay};
 pub use ports::{
     ApplianceKind, CounterKind, CounterSpec, DelaySpec, FunctionInfo, FunctionKind, HitKind, LimiterSpec,
     PortInfo, PortKind, SharedKey, TunnelDirection, TunnelPeer, TunnelSpec, TunnelStatus,
@@ -63,6 +65,7 @@ pub struct Snapshot {
     pub(crate) firewalls: Vec<Firewall>,
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) speakers: Vec<BgpSpeaker>,
     pub(crate) sites: Vec<Site>,
     pub(crate) nat_gateways: Vec<NatGateway>,
     /// Public addresses that the internet edge takes.
@@ -194,6 +197,11 @@ impl Snapshot {
     pub fn tunnel(&self, id: TunnelId) -> Option<&TunnelSpec> {
         let index = (*self.tunnel_by_id.get(id.index())?)?;
         Some(&self.tunnels[index].spec)
+    }
+
+    /// The BGP speakers of gateways' instances, in the file's order.
+    pub fn bgp_speakers(&self) -> impl Iterator<Item = &BgpSpeaker> {
+        self.speakers.iter()
     }
 
     /// All rate limiters.

@@ -107,9 +107,10 @@ pub struct TunnelSpec {
     pub shared_key: SharedKey,
     /// Whether this end starts the handshake.
     pub initiates: bool,
-    /// Prefixes that this end accepts as sources: WireGuard's AllowedIPs of the peer.
+    /// Prefixes that this end knows to be behind the other. It accepts no other sources, unless the connection speaks BGP.
     pub allowed_ips: Vec<IpNet>,
-    /// Prefixes that the other end should accept: the ranges reached through this one.
+    /// Prefixes that the other end should accept, the peer's AllowedIPs there: the ranges reached through this one, and
+    /// everything where routes come by BGP.
     pub announced: Vec<IpNet>,
     /// In force: what the state machine knows of it.
     pub status: TunnelStatus,
