@@ -105,7 +105,7 @@ fn all_of_it_is_read() {
     let (topology, mut warnings) = ahead(ALL);
     warnings.sort();
     warnings.dedup();
-    assert_eq!(warnings, ["bgp-not-yet", "express-route-gateway", "selectors-without-effect"]);
+    assert_eq!(warnings, ["express-route-gateway", "selectors-without-effect"]);
     let vpn = &topology.virtual_network_gateways["vpn"];
     assert_eq!(
         (vpn.instance_of(&topology, "first"), vpn.instance_of(&topology, "198.51.100.11")),

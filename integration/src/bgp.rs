@@ -1,9 +1,7 @@
 //! On-premises VPN devices with a BGP router of another make: WireGuard and BIRD, FRR or GoBGP in the namespace of an `external`
 //! site.
 
-use std::net::IpAddr;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::lab::{COMMAND_LIMIT, Lab};
@@ -52,7 +50,7 @@ pub struct Device<'a> {
     site: Site<'a>,
     make: Make,
     _tunnel: Running,
-    routers: Vec<Running>,
+    routers: Vec<(&'static str, Running)>,
 }
 
 impl<'a> Device<'a> {
@@ -72,24 +70,18 @@ impl<'a> Device<'a> {
     /// # Errors
     /// It does not start.
     pub fn start_router(&mut self) -> Result<()> {
-        let (machine, site) = (self.site.machine, &self.site);
+        let (machine, site) = (self.site.machine, self.site);
         match self.make {
             Make::Bird => {
-                feed(self.lab, machine, "/tmp/bird.conf", &bird_config(site))?;
-                let words = ["bird", "-f", "-c", "/tmp/bird.conf", "-s", "/tmp/bird.ctl"];
-                self.routers.push(self.lab.spawn(machine, &words)?);
+                feed(self.lab, machine, "/tmp/bird.conf", &bird_config(&site))?;
+                self.run("bird", "bird -f -c /tmp/bird.conf -s /tmp/bird.ctl")?;
             }
             Make::Frr => {
-                feed(self.lab, machine, "/tmp/zebra.conf", &zebra_config(site))?;
-                feed(self.lab, machine, "/tmp/bgpd.conf", &bgpd_config(site))?;
+                feed(self.lab, machine, "/tmp/zebra.conf", "log stdout\n")?;
+                feed(self.lab, machine, "/tmp/bgpd.conf", &bgpd_config(&site))?;
                 for program in ["zebra", "bgpd"] {
-                    let path = format!("/usr/lib/frr/{program}");
-                    let (file, pid) = (format!("/tmp/{program}.conf"), format!("/tmp/{program}.pid"));
-                    let words = [
-                        &*path, "-u", "root", "-g", "root", "-f", &file, "-i", &pid, "-z", "/tmp/zserv.api",
-                        "--vty_socket", "/tmp", "-P", "0",
-                    ];
-                    self.routers.push(self.lab.spawn(machine, &words)?);
+                    let files = format!("-f /tmp/{program}.conf -i /tmp/{program}.lock -z /tmp/zserv.api");
+                    self.run(program, &format!("/usr/lib/frr/{program} {files} --vty_socket /tmp -P 0"))?;
                     let ready = format!("/tmp/{program}.vty");
                     wait_until("FRR listens", PATIENCE, || {
                         Ok(self.lab.exec(machine, &["test", "-S", &ready])?.success())
@@ -97,8 +89,8 @@ impl<'a> Device<'a> {
                 }
             }
             Make::GoBgp => {
-                feed(self.lab, machine, "/tmp/gobgp.toml", &gobgp_config(site))?;
-                self.routers.push(self.lab.spawn(machine, &["gobgpd", "-f", "/tmp/gobgp.toml"])?);
+                feed(self.lab, machine, "/tmp/gobgp.toml", &gobgp_config(&site))?;
+                self.run("gobgpd", "gobgpd -f /tmp/gobgp.toml")?;
                 wait_until("GoBGP listens", PATIENCE, || {
                     Ok(self.lab.exec(machine, &["gobgp", "neighbor"])?.success())
                 })?;
@@ -115,9 +107,34 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
+    /// Runs a program that is found again by its process id.
+    fn run(&mut self, name: &'static str, command: &str) -> Result<()> {
+        let line = format!("rm -f /tmp/{name}.vty; echo $$ > /tmp/{name}.pid; exec {command}");
+        self.routers.push((name, self.lab.spawn(self.site.machine, &["sh", "-c", &line])?));
+        Ok(())
+    }
+
+    /// Starts the router anew with other prefixes to tell.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn tell(&mut self, prefixes: &'a [&'a str]) -> Result<()> {
+        self.stop_router()?;
+        self.site.prefixes = prefixes;
+        self.start_router()
+    }
+
     /// Kills the router; the tunnel stays.
-    pub fn stop_router(&mut self) {
-        self.routers.clear();
+    ///
+    /// # Errors
+    /// It did not run.
+    pub fn stop_router(&mut self) -> Result<()> {
+        for (name, running) in self.routers.drain(..) {
+            let line = format!("kill -9 $(cat /tmp/{name}.pid)");
+            self.lab.exec(self.site.machine, &["sh", "-c", &line])?.ok()?;
+            running.finish(PATIENCE)?;
+        }
+        Ok(())
     }
 
     /// Whether the router has a route to the prefix that the gateway has told it.
@@ -143,9 +160,8 @@ impl<'a> Device<'a> {
         };
         Ok(match self.make {
             Make::Bird => shown.lines().any(|line| line.trim_start().starts_with(prefix)),
-            Make::Frr => {
-                serde_json::from_str::<Value>(&shown).is_ok_and(|value| value["paths"].as_array().is_some_and(|paths| !paths.is_empty()))
-            }
+            Make::Frr => serde_json::from_str::<Value>(&shown)
+                .is_ok_and(|value| value["paths"].as_array().is_some_and(|paths| !paths.is_empty())),
             Make::GoBgp => shown.contains(prefix),
         })
     }
@@ -158,7 +174,7 @@ impl<'a> Device<'a> {
             Make::GoBgp => &["gobgp", "global", "rib"],
         };
         let said = self.lab.exec(self.site.machine, words).map(|output| output.stdout + &output.stderr);
-        let logs = self.routers.iter().map(|router| router.stdout() + &router.stderr());
+        let logs = self.routers.iter().map(|(_, router)| router.stdout() + &router.stderr());
         format!("{}\n{}", said.unwrap_or_default(), logs.collect::<String>())
     }
 }
@@ -172,7 +188,10 @@ fn feed(lab: &Lab, machine: &str, path: &str, text: &str) -> Result<()> {
 }
 
 /// Starts WireGuard with the configuration of the connection, and lays the way to the gateway's speaker.
-fn tunnel(lab: &Lab, site: &Site<'_>) -> Result<Running> {
+///
+/// # Errors
+/// A program does not start, or refuses its configuration.
+pub fn tunnel(lab: &Lab, site: &Site<'_>) -> Result<Running> {
     let machine = site.machine;
     let mut program = lab.spawn(machine, &["wireguard-go", "-f", INTERFACE])?;
     wait_until("WireGuard answers wg", PATIENCE, || {
@@ -228,23 +247,14 @@ protocol bgp azure {{
     )
 }
 
-fn zebra_config(site: &Site<'_>) -> String {
-    let mut text = String::new();
-    for prefix in site.prefixes {
-        let family = if prefix.contains(':') { "ipv6" } else { "ip" };
-        text.push_str(&format!("{family} route {prefix} blackhole 250\n"));
-    }
-    text
-}
-
 fn bgpd_config(site: &Site<'_>) -> String {
     let Site { asn, address, address_v6, gateway_asn, gateway, .. } = site;
-    let networks = |v4| -> String {
-        of_family(site, v4).map(|prefix| format!("  network {prefix}\n")).collect()
-    };
+    let networks =
+        |v4| -> String { of_family(site, v4).map(|prefix| format!("  network {prefix}\n")).collect() };
     let (networks4, networks6) = (networks(true), networks(false));
     format!(
-        "router bgp {asn}
+        "log stdout
+router bgp {asn}
  bgp router-id {address}
  no bgp ebgp-requires-policy
  no bgp network import-check
@@ -290,14 +300,4 @@ afi-safi-name = \"ipv4-unicast\"
 afi-safi-name = \"ipv6-unicast\"
 "
     )
-}
-
-/// The addresses of a gateway's first instance, as its peers see them.
-///
-/// # Errors
-/// There is no such gateway, or it has no peer.
-pub fn speaker_of(lab: &Lab, gateway: &str) -> Result<IpAddr> {
-    let peers = lab.json(&["gateway", "bgp", gateway, "--peers"])?;
-    let local = peers["value"][0]["localAddress"].as_str().context("the gateway has no peer")?;
-    Ok(local.parse()?)
 }

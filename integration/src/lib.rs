@@ -6,6 +6,7 @@
 //! [alone](suite::Lab::alone).
 #![forbid(unsafe_code)]
 
+pub mod bgp;
 pub mod binaries;
 pub mod capture;
 pub mod contention;

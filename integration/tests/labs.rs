@@ -1,5 +1,7 @@
 //! The labs: real namespaces, real programs. One that this machine cannot run shows as ignored, with the reason.
 
+#[path = "labs/bgp.rs"]
+mod bgp;
 #[path = "labs/change.rs"]
 mod change;
 #[path = "labs/egress.rs"]
@@ -69,6 +71,7 @@ fn main() {
         offload_stops::LABS,
         vpn::LABS,
         gateways::LABS,
+        bgp::LABS,
         trace::LABS,
         timing::LABS,
         workers::LABS,
