@@ -1,5 +1,6 @@
 //! An engine in memory: two machines, one lab.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
