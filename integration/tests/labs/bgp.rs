@@ -163,6 +163,11 @@ fn gateways(scene: &Scene) -> Result<()> {
             ("fd00:2::/48", "65522"),
         ],
     )?;
+    wait_routes(
+        &lab,
+        "at-c",
+        &["10.1.0.0/16", "10.2.0.0/16", "10.2.255.30/32", "fd00:1::/48", "fd00:2::/48"],
+    )?;
     lab.expect_no_ping("at-spoke", "10.3.0.4")?;
     let table = lab.ctl(&["gateway", "bgp", "ga", "--advertised"])?.ok()?.stdout;
     ensure!(table.starts_with("Network") && table.contains("10.1.0.0/16"), "{table}");
@@ -185,6 +190,7 @@ fn chain(scene: &Scene) -> Result<()> {
     // The same number at both ends: C's own is in the path of A's routes.
     lab.apply(&CHAIN.replace("asn: 65523", "asn: 65521"))?.ok()?;
     wait_learned(&lab, "gc", &[("10.2.0.0/16", "65522"), ("fd00:2::/48", "65522")])?;
+    wait_routes(&lab, "at-c", &["10.2.0.0/16", "10.2.255.30/32", "fd00:2::/48"])?;
     lab.expect_no_ping("at-c", "10.1.0.4")
 }
 
@@ -304,11 +310,14 @@ fn failover(scene: &Scene) -> Result<()> {
     wait_learned(&lab, "vpn", &both)?;
     hq.stop_router()?;
     wait_learned(&lab, "vpn", &[("172.20.0.0/16", "65020")])?;
-    wait_ping(&lab, "web", "172.20.1.10")?;
-    for _ in 0..8 {
-        lab.expect_ping("web", "172.20.1.10")?;
-    }
-    Ok(())
+    wait_until("every flow takes the way that is left", PATIENCE, || {
+        for _ in 0..8 {
+            if !lab.exec("web", &["ping", "-n", "-c", "1", "-W", "1", "172.20.1.10"])?.success() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
 }
 
 /// One device speaks nonsense; the session with the other stands all the while.
