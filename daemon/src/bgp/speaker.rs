@@ -165,6 +165,7 @@ fn config(spec: &BgpSpeaker, peer: &BgpPeer) -> PeerConfig {
     PeerConfig {
         next_hop_v4: Some(spec.address),
         next_hop_v6: spec.address_v6,
+        passive: peer.passive,
         retry: RETRY,
         ..PeerConfig::new(peer.address, peer.asn, peer.local)
     }

@@ -527,11 +527,13 @@ impl Lab {
     pub(super) fn tunnel_changed(&self, tunnel: TunnelId, status: ConnectionStatus) {
         let mut control = self.control();
         let Some(name) = self.snapshot().tunnel(tunnel).map(|spec| spec.name.to_string()) else { return };
+        // What was reported may have been overtaken: threads report side by side, and a new lab's tunnels are asked too.
+        let present = self.shared.tunnels().status(tunnel, monotonic());
+        let status = present.as_ref().map_or(status, |present| present.status);
         let event = match status {
             ConnectionStatus::Connected => Event::TunnelUp { tunnel: name.clone() },
             ConnectionStatus::NotConnected => {
-                let status = self.shared.tunnels().status(tunnel, monotonic());
-                let reason = status.and_then(|status| status.failure).map(|failure| failure.to_string());
+                let reason = present.and_then(|present| present.failure).map(|failure| failure.to_string());
                 Event::TunnelDown {
                     tunnel: name.clone(),
                     reason: reason.unwrap_or_else(|| "no session".into()),

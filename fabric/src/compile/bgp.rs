@@ -147,13 +147,15 @@ impl Builder<'_> {
             }
             let carries = self.tunnel_status(end).carries() && self.is_up(&end.name);
             let way = BgpWay { connection: end.connection.into(), tunnel: end.name.as_str().into(), carries };
-            peers.push(BgpPeer { address, asn, local, way: Some(way) });
+            let passive = connection.connection_type == ConnectionType::Vnet2Vnet && local < address;
+            peers.push(BgpPeer { address, asn, local, passive, way: Some(way) });
         }
         let count = carrying(gateway).len();
         for other in (0..count).filter(|other| *other != instance) {
             if let Some(address) = self.speaker_address(name, other) {
                 let asn = asn(gateway.bgp_settings.as_ref());
-                peers.push(BgpPeer { address: IpAddr::V4(address), asn, local, way: None });
+                let address = IpAddr::V4(address);
+                peers.push(BgpPeer { address, asn, local, passive: local < address, way: None });
             }
         }
         peers

@@ -49,6 +49,9 @@ pub struct BgpPeer {
     pub asn: u32,
     /// The speaker's address on the session.
     pub local: IpAddr,
+    /// Waits for the peer to connect: between two speakers of the lab the one with the higher address does. A device is always
+    /// connected to.
+    pub passive: bool,
     /// The tunnel to it; none for the gateway's other instance.
     pub way: Option<BgpWay>,
 }
