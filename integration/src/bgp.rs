@@ -193,10 +193,12 @@ fn feed(lab: &Lab, machine: &str, path: &str, text: &str) -> Result<()> {
 /// A program does not start, or refuses its configuration.
 pub fn tunnel(lab: &Lab, site: &Site<'_>) -> Result<Running> {
     let machine = site.machine;
-    let mut program = lab.spawn(machine, &["wireguard-go", "-f", INTERFACE])?;
-    wait_until("WireGuard answers wg", PATIENCE, || {
-        ensure!(program.is_alive(), "it ended: {}{}", program.stdout(), program.stderr());
-        Ok(lab.exec(machine, &["wg", "show", INTERFACE])?.success())
+    let mut program = lab.spawn(machine, &["env", "LOG_LEVEL=verbose", "wireguard-go", "-f", INTERFACE])?;
+    wait_until("WireGuard listens", PATIENCE, || {
+        let said = program.stdout() + &program.stderr();
+        ensure!(program.is_alive(), "it ended: {said}");
+        // A wg that asks before takes the socket for one that is left over, and removes it.
+        Ok(said.contains("UAPI listener started"))
     })?;
     let config = lab.ctl(&["gateway", "config", site.connection, "--format", "wg"])?.ok()?.stdout;
     feed(lab, machine, "/tmp/wg.conf", &config)?;
