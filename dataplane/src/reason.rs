@@ -50,7 +50,8 @@ reasons! {
     FirewallNoSession,
     /// Threat intelligence denied it.
     ThreatIntelDeny,
-    /// The source address is not one of the sending NIC's and IP forwarding is off there.
+    /// The source address is not one of the sending NIC's and IP forwarding is off there; or a datagram for a tunnel comes
+    /// from another address than the tunnel's other end has.
     SpoofedSource,
     /// The destination is not one of the receiving NIC's addresses and IP forwarding is off there.
     NotForwarding,
@@ -90,7 +91,7 @@ reasons! {
     DdosShed,
     /// An impairment that the user set on a link.
     Impairment,
-    /// The packet's headers are broken.
+    /// The packet's headers are broken, or a datagram for a tunnel is forged, damaged or a replay.
     Malformed,
     /// The receiving device's queue is full.
     ReceiverQueueFull,

@@ -82,7 +82,12 @@ pub enum Opened<'a> {
         tunnel: TunnelId,
     },
     /// Refused and counted.
-    Rejected(Rejection),
+    Rejected {
+        /// The tunnel that it was for; `None` if it can't be laid to any.
+        tunnel: Option<TunnelId>,
+        /// Why.
+        rejection: Rejection,
+    },
 }
 
 /// What became of a packet to seal.
@@ -287,7 +292,7 @@ impl<T: Tunnel> Endpoint<T> {
             Received::Packet(len) => Opened::Packet { tunnel, packet: &mut out[..len] },
             Received::Reply(len) => Opened::Reply(Transmit { tunnel, to: from, data: &out[..len] }),
             Received::Consumed => Opened::Consumed { tunnel },
-            Received::Rejected(rejection) => Opened::Rejected(rejection),
+            Received::Rejected(rejection) => Opened::Rejected { tunnel: Some(tunnel), rejection },
         }
     }
 
@@ -325,7 +330,7 @@ impl<T: Tunnel> Endpoint<T> {
 
     fn stray(&mut self, rejection: Rejection) -> Opened<'static> {
         self.strays.add(rejection);
-        Opened::Rejected(rejection)
+        Opened::Rejected { tunnel: None, rejection }
     }
 }
 

@@ -88,7 +88,7 @@ fn a_datagram_that_differs_in_one_bit_is_refused() {
         forged.data[bit / 8] ^= 1 << (bit % 8);
         let mut out = [0; 2048];
         let opened = pair.sides[1].open(pair.now, forged.from, &forged.data, &mut out);
-        assert!(matches!(opened, Opened::Rejected(_)), "bit {bit}: {opened:?}");
+        assert!(matches!(opened, Opened::Rejected { .. }), "bit {bit}: {opened:?}");
     }
     pair.deliver();
     assert_eq!(pair.received[1], [ipv4(1, 60)], "the true one still counts");
@@ -354,8 +354,8 @@ fn what_is_for_nobody_is_counted_at_the_endpoint() {
     stray[4..8].copy_from_slice(&0x00ff_ff00_u32.to_le_bytes());
     let mut out = [0; 2048];
     let opened = pair.sides[1].open(pair.now, address(0), &stray, &mut out);
-    assert_eq!(opened, Opened::Rejected(Rejection::UnknownTunnel));
+    assert_eq!(opened, Opened::Rejected { tunnel: None, rejection: Rejection::UnknownTunnel });
     let opened = pair.sides[1].open(pair.now, address(0), b"not WireGuard", &mut out);
-    assert_eq!(opened, Opened::Rejected(Rejection::Malformed));
+    assert_eq!(opened, Opened::Rejected { tunnel: None, rejection: Rejection::Malformed });
     assert_eq!((pair.sides[1].strays().unknown_tunnel, pair.sides[1].strays().malformed), (1, 1));
 }

@@ -33,7 +33,7 @@ proptest! {
         let mut out = vec![0; out_len];
         for data in datagrams {
             let opened = pair.sides[1].open(pair.now, address(0), &data, &mut out);
-            prop_assert!(matches!(opened, Opened::Rejected(_)), "{opened:?}");
+            prop_assert!(matches!(opened, Opened::Rejected { .. }), "{opened:?}");
         }
         prop_assert!(pair.are_connected());
         pair.seal(0, &ipv4(7, 100));

@@ -20,7 +20,9 @@ pub mod scale;
 pub mod stream;
 pub mod suite;
 pub mod switches;
+pub mod tools;
 pub mod wait;
+pub mod wireguard;
 
 pub use capture::Capture;
 pub use lab::{Daemon, Lab};

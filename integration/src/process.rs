@@ -16,13 +16,14 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-/// Where a program is found: in PATH, or where Debian puts what only root runs.
+/// Where a program is found: in PATH, where Debian puts what only root runs, or among those that cargo has built.
 pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+        .or_else(|| crate::tools::find(program))
 }
 
 /// What a program left when it ended.

@@ -149,7 +149,10 @@ fn join(thread: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
 }
 
 /// Runs `make` in a namespace: what it opens belongs there.
-fn in_namespace<T: Send + 'static>(
+///
+/// # Errors
+/// No such namespace, or what `make` says.
+pub fn in_namespace<T: Send + 'static>(
     namespace: &str,
     make: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

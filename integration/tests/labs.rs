@@ -30,6 +30,8 @@ mod offload_stops;
 mod packaging;
 #[path = "labs/peering.rs"]
 mod peering;
+#[path = "labs/peers.rs"]
+mod peers;
 #[path = "labs/random.rs"]
 mod random;
 #[path = "labs/routes.rs"]
@@ -59,6 +61,7 @@ fn main() {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     arguments.test_threads.get_or_insert(processors.clamp(2, 4));
 
+    let is_nightly = std::env::var_os("VNET_NIGHTLY").is_some();
     let labs: Vec<Lab> = [
         peering::LABS,
         routes::LABS,
@@ -72,6 +75,7 @@ fn main() {
         vpn::LABS,
         gateways::LABS,
         bgp::LABS,
+        peers::LABS,
         trace::LABS,
         timing::LABS,
         workers::LABS,
@@ -86,10 +90,11 @@ fn main() {
         image::LABS,
     ]
     .concat();
+    let labs = labs.into_iter().chain(is_nightly.then_some(peers::LONG_LABS).into_iter().flatten().copied());
     if !arguments.list && nix::unistd::Uid::effective().is_root() {
         host::sweep_dead_runs();
     }
-    libtest_mimic::run(&arguments, labs.into_iter().map(trial).collect()).exit();
+    libtest_mimic::run(&arguments, labs.map(trial).collect()).exit();
 }
 
 fn trial(lab: Lab) -> Trial {

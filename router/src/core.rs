@@ -1,15 +1,18 @@
 //! What replaying works on: everything of a router but its flows.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use vnet_dataplane::coalesce::Coalescer;
 use vnet_dataplane::gso;
 use vnet_dataplane::{
-    Action, ChecksumState, Headers, Nanos, Offload, PortId, Reason, TunnelId, VNET_HEADER_LEN,
+    Action, ChecksumState, FiveTuple, Headers, Nanos, Offload, PortId, Protocol, Reason, TunnelId,
+    VNET_HEADER_LEN,
 };
 use vnet_fabric::snapshot::{PortKind, Snapshot};
 
 use crate::departures::Departures;
+use crate::drops::DropRecord;
 use crate::gather::Gather;
 use crate::ledger::Ledger;
 use crate::output::Output;
@@ -123,6 +126,29 @@ impl Core {
         if lost > 0 {
             self.ledger.dropped(packet.ingress, failure, lost);
         }
+    }
+
+    /// Counts and remembers a datagram that a tunnel's end has refused as if it were a packet of that end's.
+    pub(crate) fn refuse_datagram(
+        &mut self,
+        port: PortId,
+        (from, to): (SocketAddr, SocketAddr),
+        payload_bytes: usize,
+        reason: Reason,
+        now: Nanos,
+    ) {
+        let headers_bytes = if from.is_ipv4() { 28 } else { 48 };
+        self.ledger.received(port, 1, (headers_bytes + payload_bytes) as u64);
+        self.ledger.dropped(port, reason, 1);
+        let tuple = FiveTuple {
+            protocol: Protocol::UDP,
+            source: from.ip(),
+            destination: to.ip(),
+            source_port: from.port(),
+            destination_port: to.port(),
+        };
+        let record = DropRecord { number: 0, at: now, port, tuple: Some(tuple), reason, rule: None };
+        self.shared.drops().push(record);
     }
 
     /// Sends what was sealed, answers handshakes, and does what the tunnels' time demands.

@@ -20,6 +20,7 @@ use crate::output::Output;
 use crate::shared::Shared;
 use crate::slow::Standing;
 use crate::tap::Tap;
+use crate::tunnels::Carried;
 
 /// Flows and sessions that one call looks at for expiry.
 const EXPIRY_BUDGET: usize = 256;
@@ -250,10 +251,21 @@ impl Router {
         out: &mut impl Output,
     ) {
         let room = &mut self.opened.buffer[VNET_HEADER_LEN..];
-        let opened = self.core.shared.tunnels().open(local, from, data, room, now);
-        let Some((tunnel, length)) = opened else { return };
-        let Some(port) = self.core.snapshot.tunnel(tunnel).map(|spec| spec.ingress) else { return };
-        self.join_or_route(port, length, now, out);
+        let carried = self.core.shared.tunnels().open(local, from, data, room, now);
+        let port = |tunnel| self.core.snapshot.tunnel(tunnel).map(|spec| spec.ingress);
+        match carried {
+            Carried::Nothing => {}
+            Carried::Packet(tunnel, length) => {
+                if let Some(port) = port(tunnel) {
+                    self.join_or_route(port, length, now, out);
+                }
+            }
+            Carried::Refused(tunnel, reason) => {
+                if let Some(port) = port(tunnel) {
+                    self.core.refuse_datagram(port, (from, local), data.len(), reason, now);
+                }
+            }
+        }
     }
 
     fn join_or_route(&mut self, port: PortId, length: usize, now: Nanos, out: &mut impl Output) {

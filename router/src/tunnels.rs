@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use vnet_dataplane::{Nanos, TunnelId};
+use vnet_dataplane::{Nanos, Reason, TunnelId};
 use vnet_gateway::{
-    ConnectionStatus, Endpoint, EndpointError, Opened, SealBatch, SealOutcome, Transmit, TunnelConfig,
-    TunnelStatus,
+    ConnectionStatus, Endpoint, EndpointError, Opened, Rejection, SealBatch, SealOutcome, Transmit,
+    TunnelConfig, TunnelStatus,
 };
 
 use crate::output::Output;
@@ -28,6 +28,27 @@ pub(crate) enum Sealed {
     Down,
     /// It cannot be sealed: larger than a datagram can be.
     TooBig,
+}
+
+/// What a datagram carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// A packet of this length.
+    Packet(TunnelId, usize),
+    /// Nothing to route: a handshake's part, a keepalive, or what is for no tunnel.
+    Nothing,
+    /// It is refused: a drop at the tunnel's end.
+    Refused(TunnelId, Reason),
+}
+
+/// Why a tunnel's end drops a datagram.
+fn reason(rejection: Rejection) -> Reason {
+    match rejection {
+        Rejection::WrongSource => Reason::SpoofedSource,
+        Rejection::Malformed | Rejection::NotAuthentic | Rejection::Replayed => Reason::Malformed,
+        Rejection::UnknownTunnel | Rejection::NoSession | Rejection::InitiationRefused => Reason::TunnelDown,
+        Rejection::UnderLoad => Reason::DdosShed,
+    }
 }
 
 /// All endpoints, one for each public address.
@@ -170,7 +191,7 @@ impl Tunnels {
         }
     }
 
-    /// Opens a datagram into `buffer`. Gives the tunnel and the packet's length if it carried one.
+    /// Opens a datagram into `buffer`.
     pub(crate) fn open(
         &mut self,
         local: SocketAddr,
@@ -178,15 +199,20 @@ impl Tunnels {
         datagram: &[u8],
         buffer: &mut [u8],
         now: Nanos,
-    ) -> Option<(TunnelId, usize)> {
-        let endpoint = self.endpoints.iter_mut().find(|endpoint| endpoint.local() == local)?;
+    ) -> Carried {
+        let Some(endpoint) = self.endpoints.iter_mut().find(|endpoint| endpoint.local() == local) else {
+            return Carried::Nothing;
+        };
         match endpoint.open(now, from, datagram, buffer) {
-            Opened::Packet { tunnel, packet } => Some((tunnel, packet.len())),
+            Opened::Packet { tunnel, packet } => Carried::Packet(tunnel, packet.len()),
             Opened::Reply(Transmit { to, data, .. }) => {
                 self.answers.push((local, to, data.to_vec()));
-                None
+                Carried::Nothing
             }
-            Opened::Consumed { .. } | Opened::Rejected(_) => None,
+            Opened::Rejected { tunnel: Some(tunnel), rejection } => {
+                Carried::Refused(tunnel, reason(rejection))
+            }
+            Opened::Consumed { .. } | Opened::Rejected { tunnel: None, .. } => Carried::Nothing,
         }
     }
 

@@ -5,6 +5,7 @@ mod bench;
 mod command;
 mod conformance;
 mod demo;
+mod interop;
 mod man;
 mod micro;
 mod packages;
@@ -40,6 +41,8 @@ enum Chore {
     Micro(micro::MicroArguments),
     /// Compare effective routes and rules with Azure's own answers, and print a score
     Conformance(conformance::ConformanceArguments),
+    /// Run the labs with other implementations of WireGuard and BGP, and print what was exercised with each
+    Interop(interop::InteropArguments),
     /// Write the man pages of vnetd and vnetctl, made out of their command lines
     Man(man::ManArguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Chore::BenchTool(tool) => bench::tool::run(&tool),
         Chore::Micro(arguments) => micro::run(&arguments),
         Chore::Conformance(arguments) => conformance::run(&arguments),
+        Chore::Interop(arguments) => interop::run(&arguments),
         Chore::Man(arguments) => man::write(&arguments),
     };
     match outcome {

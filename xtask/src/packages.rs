@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
+use vnet_integration::tools::TOOLS;
 
 use crate::command::{is_present, run};
 
@@ -41,6 +42,18 @@ const PACKAGES: &[Package] = &[
     Package { name: "runc", program: "runc" },
     Package { name: "valgrind", program: "valgrind" },
 ];
+
+/// Builds those of the needed programs that Debian has no package of, where they are missing.
+///
+/// # Errors
+/// cargo cannot fetch or build one.
+pub(crate) fn install_tools() -> Result<()> {
+    for tool in TOOLS.iter().filter(|tool| !is_present(tool.program)) {
+        println!("==> cargo install {} {}", tool.package, tool.version);
+        tool.install()?;
+    }
+    Ok(())
+}
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const APT_LIMIT: Duration = Duration::from_secs(900);

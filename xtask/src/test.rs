@@ -33,6 +33,7 @@ pub(crate) fn run_all(arguments: &TestArguments) -> Result<bool> {
     let started = Instant::now();
     if !arguments.no_install {
         packages::install_missing()?;
+        packages::install_tools()?;
     }
     let mut failed: Vec<String> = Vec::new();
     for (name, step) in checks() {

@@ -201,7 +201,7 @@ impl Pair {
                 let (to, data) = (reply.to, reply.data.to_vec());
                 self.send(side, to, data);
             }
-            Opened::Consumed { .. } | Opened::Rejected(_) => {}
+            Opened::Consumed { .. } | Opened::Rejected { .. } => {}
         }
     }
 

@@ -10,12 +10,11 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use indexmap::IndexMap;
 use serde::Serialize;
-use vnet_integration::process;
+use vnet_integration::{process, tools};
 
 use super::Plan;
 use super::samples::{Samples, Summary};
 use super::section::{Aim, Better, Bound, Figure, Section};
-use super::wireguard::BORINGTUN_VERSION;
 use crate::command::cargo;
 
 /// One run.
@@ -266,7 +265,7 @@ fn versions() -> BTreeMap<&'static str, String> {
         ("iperf3", first_line(Command::new("iperf3").arg("--version"))),
         ("sockperf", first_line(Command::new("sockperf").arg("--version"))),
         ("wireguard-go", first_line(Command::new("wireguard-go").arg("--version"))),
-        ("boringtun-cli", BORINGTUN_VERSION.to_owned()),
+        ("boringtun-cli", tools::BORINGTUN.version.to_owned()),
         ("vnetd", env!("CARGO_PKG_VERSION").to_owned()),
     ])
 }

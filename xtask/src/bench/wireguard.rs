@@ -1,17 +1,13 @@
-//! Other WireGuards in userspace to compare with, and where they come from.
+//! Other WireGuards in userspace to compare with.
 
-use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use vnet_integration::binaries::workspace;
+use anyhow::{Context, Result};
 use vnet_integration::process::{self, Running};
 use vnet_integration::wait_until;
 
 use super::namespace::{LIMIT, Namespace, inside};
 use super::path::Path;
-use crate::command::{cargo, run};
 
 /// Two namespaces joined by a veth, a WireGuard in userspace at each end.
 pub(crate) struct WireGuardPair {
@@ -86,33 +82,4 @@ fn key_pair() -> Result<(String, String)> {
     derive.write(&format!("{private}\n"))?;
     let public = derive.finish(LIMIT)?.ok()?.stdout.trim().to_owned();
     Ok((private, public))
-}
-
-/// The version of boringtun that is compared with.
-pub(crate) const BORINGTUN_VERSION: &str = "0.7.1";
-
-/// boringtun's own program, which Debian does not have, installed beside the build's output.
-pub(crate) fn boringtun_cli() -> Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    let root = target.join("bench-tools");
-    let program = root.join("bin/boringtun-cli");
-    if !program.is_file() {
-        let mut install: Command = cargo();
-        install
-            .args([
-                "install",
-                "--quiet",
-                "--locked",
-                "--version",
-                BORINGTUN_VERSION,
-                "boringtun-cli",
-                "--root",
-            ])
-            .arg(&root);
-        if !run(&mut install, Duration::from_secs(1800))? {
-            bail!("cargo install boringtun-cli failed");
-        }
-    }
-    Ok(program)
 }

@@ -1,7 +1,7 @@
 //! Whole paths side by side: the kernel's router, peering, firewall, security groups, tunnels.
 
 use anyhow::{Result, ensure};
-use vnet_integration::Running;
+use vnet_integration::{Running, tools};
 
 use super::without_idle_offload;
 use crate::bench::lab::{BenchLab, Offload};
@@ -11,7 +11,7 @@ use crate::bench::path::{Path, ensure_alike};
 use crate::bench::samples::Samples;
 use crate::bench::section::{Aim, Bound, Section};
 use crate::bench::tool::connect;
-use crate::bench::wireguard::{self, WireGuardPair};
+use crate::bench::wireguard::WireGuardPair;
 use crate::bench::{Bench, topology};
 
 use Bound::{AtLeast, AtMost};
@@ -149,7 +149,7 @@ fn security_groups(bench: &Bench) -> Result<Samples> {
 }
 
 fn vpn(bench: &Bench) -> Result<Samples> {
-    let boringtun = wireguard::boringtun_cli()?;
+    let boringtun = tools::BORINGTUN.install()?;
     let lab = BenchLab::start(bench, "vpn", topology::VPN, Offload::Off)?;
     lab.lab().wait_tunnels()?;
     let go = WireGuardPair::start(&bench.prefix, "wireguard-go", "wireguard-go", &["-f"])?;
