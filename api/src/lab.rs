@@ -206,6 +206,7 @@ pub const RESOURCE_KINDS: &[&str] = &[
     "virtualNetworkGateways",
     "localNetworkGateways",
     "connections",
+    "vpnClients",
     "onPremisesSites",
     "natGateways",
     "privateEndpoints",

@@ -114,6 +114,7 @@ azure_rules! {
     VpnStatic = "VPN-STATIC", Documented, "without BGP a Vnet2Vnet connection knows the other network's own ranges only";
     VpnRefused = "VPN-REFUSED", Documented, "a gateway refuses to learn ranges of its own side";
     VpnSource = "VPN-SOURCE", Inferred, "a tunnel's end takes sources of its connection's prefixes only";
+    VpnClient = "VPN-CLIENT", Documented, "a client of point-to-site VPN has an address of the gateway's pool, and reaches the gateway's networks";
     VpnStatus = "VPN-STATUS", Documented, "packets pass a connected tunnel only";
     VpnMss = "VPN-MSS", Documented, "the gateway clamps MSS to 1360 and 1340";
     VpnMtu = "VPN-MTU", Documented, "the tunnel takes packets of 1400 bytes";

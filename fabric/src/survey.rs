@@ -193,6 +193,7 @@ impl Snapshot {
         }
         for gateway in &self.gateways {
             all.extend(gateway.table.iter().map(|(prefix, _)| prefix));
+            all.extend(gateway.client_pools.iter().copied());
             all.extend(gateway.public.iter().map(|ip| IpNet::from(*ip)));
         }
         for tunnel in &self.tunnels {

@@ -4,6 +4,8 @@
 mod bgp;
 #[path = "labs/change.rs"]
 mod change;
+#[path = "labs/clients.rs"]
+mod clients;
 #[path = "labs/egress.rs"]
 mod egress;
 #[path = "labs/firewall.rs"]
@@ -76,6 +78,7 @@ fn main() {
         gateways::LABS,
         bgp::LABS,
         peers::LABS,
+        clients::LABS,
         trace::LABS,
         timing::LABS,
         workers::LABS,

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scalar::{Cidr, PortRange, PublicIpRef};
+use super::site::VpnDeviceKind;
 
 /// A virtual network gateway.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -248,6 +249,9 @@ pub struct VpnClient {
     /// Its public address; one of the lab's own where it is not given.
     #[serde(default, rename = "publicIPAddress", skip_serializing_if = "Option::is_none")]
     pub public_ip_address: Option<IpAddr>,
+    /// Who plays it: the daemon, or programs of the user that take `vnetctl gateway config NAME`.
+    #[serde(default)]
+    pub kind: VpnDeviceKind,
     /// Whether the gateway turns it away.
     #[serde(default)]
     pub revoked: bool,

@@ -348,7 +348,9 @@ impl Backend for Service {
         let connection = connection.to_owned();
         self.on_lab(lab, move |lab| {
             live::peer_config(lab, &connection, format).ok_or_else(|| {
-                ApiError::not_among("connection", &connection, lab.view().topology.connections.keys())
+                let view = lab.view();
+                let known = view.topology.connections.keys().chain(view.topology.vpn_clients.keys());
+                ApiError::not_among("connection or client", &connection, known)
             })
         })
         .await

@@ -35,6 +35,8 @@ pub(super) enum Role {
     SiteHost,
     /// A VPN device that the user runs.
     ExternalDevice,
+    /// A client of point-to-site VPN that the user runs.
+    VpnClient,
     /// A simulated host of the Internet.
     InternetHost,
     /// A firewall's or gateway's own address.
@@ -53,6 +55,7 @@ impl Role {
             Role::PrivateEndpoint => "privateEndpoint",
             Role::SiteHost => "host",
             Role::ExternalDevice => "vpnDevice",
+            Role::VpnClient => "vpnClient",
             Role::InternetHost => "internetHost",
             Role::Appliance(ApplianceKind::Firewall) => "azureFirewall",
             Role::Appliance(ApplianceKind::Gateway) => "virtualNetworkGateway",
@@ -69,6 +72,7 @@ impl Role {
                 | Role::PrivateEndpoint
                 | Role::SiteHost
                 | Role::ExternalDevice
+                | Role::VpnClient
                 | Role::InternetHost
         )
     }
@@ -117,6 +121,11 @@ impl Blueprint {
         blueprint.add_public_addresses(snapshot);
         for (name, host) in &topology.internet.hosts {
             blueprint.add_behind_cable(name, Role::InternetHost, &host.addresses, INTERNET);
+        }
+        for (client, address) in snapshot.clients() {
+            if topology.vpn_clients.get(client).is_some_and(|spec| spec.kind == VpnDeviceKind::External) {
+                blueprint.add_behind_cable(client, Role::VpnClient, &[address], INTERNET);
+            }
         }
         for (site, spec) in &topology.on_premises_sites {
             let Some(device) =

@@ -87,7 +87,7 @@ pub(super) fn setups(snapshot: &Snapshot, keys: &mut Keys) -> Vec<TunnelSetup> {
                         keepalive_s: KEEPALIVE_S.min(spec.dead_peer_s / 3),
                     },
                     remote: SocketAddr::new(spec.remote, PORT),
-                    roaming: false,
+                    roaming: spec.roaming,
                     dead_peer_s: spec.dead_peer_s,
                     mode: if spec.initiates {
                         ConnectionMode::Default

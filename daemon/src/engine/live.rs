@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vnet_analysis::impact::{ImpactReport, LiveFlow};
 use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
@@ -288,7 +289,12 @@ fn why(spec: &TunnelSpec, status: Option<&vnet_gateway::TunnelStatus>) -> Option
 /// connection.
 pub(super) fn peer_config(lab: &Lab, connection: &str, format: ConfigFormat) -> Option<PeerConfig> {
     let (view, snapshot) = (lab.view(), lab.snapshot());
-    let spec = snapshot.tunnels().find(|spec| &*spec.connection == connection && !spec.at_site)?;
+    // A client may have the name of a connection, which stands before it.
+    let own = |roaming| {
+        let mut ends = snapshot.tunnels().filter(|spec| !spec.at_site && spec.roaming == roaming);
+        ends.find(|spec| &*spec.connection == connection)
+    };
+    let spec = own(false).or_else(|| own(true))?;
     let keys = PeerKeys {
         private: view.keys.get(&keys::far_end(&snapshot, spec))?,
         public: view.keys.get(&spec.name)?.public_key().to_string(),
@@ -311,8 +317,12 @@ struct PeerKeys {
 
 fn peer_json(spec: &TunnelSpec, keys: &PeerKeys) -> Option<String> {
     let preshared = keys.preshared.as_ref().map(|key| key.to_base64());
+    let interface = match spec.roaming {
+        false => serde_json::json!({"listenPort": PORT}),
+        true => serde_json::json!({"addresses": spec.allowed_ips}),
+    };
     let config = serde_json::json!({
-        "interface": {"privateKey": &*keys.private.to_base64(), "listenPort": PORT, "mtu": 1400},
+        "interface": merged(interface, serde_json::json!({"privateKey": &*keys.private.to_base64(), "mtu": 1400})),
         "peer": {
             "publicKey": keys.public,
             "presharedKey": preshared.as_ref().map(|key| key.as_str()),
@@ -324,11 +334,25 @@ fn peer_json(spec: &TunnelSpec, keys: &PeerKeys) -> Option<String> {
     serde_json::to_string_pretty(&config).ok()
 }
 
-/// The form of wg(8), or of wg-quick(8) with the MTU and without a default route of its own.
+fn merged(mut object: serde_json::Value, more: serde_json::Value) -> serde_json::Value {
+    if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
+        object.extend(more);
+    }
+    object
+}
+
+/// The form of wg(8), or of wg-quick(8) with the MTU, a client's address, and without a default route of its own. A client
+/// takes any port.
 fn peer_wg(spec: &TunnelSpec, keys: &PeerKeys, quick: bool) -> String {
-    let private = keys.private.to_base64();
-    let mut text = format!("[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n", &*private);
+    let list = |prefixes: &[IpNet]| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = format!("[Interface]\nPrivateKey = {}\n", &*keys.private.to_base64());
+    if !spec.roaming {
+        text.push_str(&format!("ListenPort = {PORT}\n"));
+    }
     if quick {
+        if spec.roaming {
+            text.push_str(&format!("Address = {}\n", list(&spec.allowed_ips)));
+        }
         text.push_str("MTU = 1400\n");
         if spec.announced.iter().any(|prefix| prefix.prefix_len() == 0) {
             text.push_str("Table = off\n");
@@ -338,7 +362,7 @@ fn peer_wg(spec: &TunnelSpec, keys: &PeerKeys, quick: bool) -> String {
     if let Some(key) = &keys.preshared {
         text.push_str(&format!("PresharedKey = {}\n", key.to_base64().as_str()));
     }
-    let allowed = spec.announced.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let allowed = list(&spec.announced);
     let endpoint = SocketAddr::new(spec.local, PORT);
     text.push_str(&format!("Endpoint = {endpoint}\nAllowedIPs = {allowed}\nPersistentKeepalive = 25\n"));
     text

@@ -80,6 +80,7 @@ fn resource(kind: &str, name: &str, properties: Value, (state, snapshot): (&Stat
             "virtualMachines" => "Running".to_owned(),
             "connections" => connection_state(name, (state, snapshot)).to_owned(),
             "virtualNetworkGateways" if state.is_being_made(name) => "Updating".to_owned(),
+            "vpnClients" => client_state(name, snapshot).to_owned(),
             _ => "Succeeded".to_owned(),
         },
         summary,
@@ -87,9 +88,20 @@ fn resource(kind: &str, name: &str, properties: Value, (state, snapshot): (&Stat
     }
 }
 
+/// A client is what the gateway's end of its tunnel is; a revoked one has none.
+fn client_state(name: &str, snapshot: &Snapshot) -> &'static str {
+    let own = snapshot.tunnels().find(|spec| spec.roaming && !spec.at_site && &*spec.connection == name);
+    match own.map(|spec| &spec.status) {
+        Some(TunnelStatus::Connected) => "Connected",
+        Some(TunnelStatus::Connecting) => "Connecting",
+        Some(TunnelStatus::NotConnected(_)) => "NotConnected",
+        None => "Revoked",
+    }
+}
+
 /// A connection is what the best of its tunnels is, as its gateway's side sees them.
 fn connection_state(name: &str, (state, snapshot): (&State, &Snapshot)) -> &'static str {
-    let own = snapshot.tunnels().filter(|spec| &*spec.connection == name && !spec.at_site);
+    let own = snapshot.tunnels().filter(|spec| &*spec.connection == name && !spec.at_site && !spec.roaming);
     let rank = |spec: &TunnelSpec| match spec.status {
         _ if state.is_being_made(&spec.gateway) => 0,
         TunnelStatus::Connected => 3,
@@ -150,6 +162,10 @@ fn summary(kind: &str, name: &str, properties: &Value, state: &State) -> String 
                 text("virtualNetworkGateway2"),
                 text("localNetworkGateway2")
             )
+        }
+        "vpnClients" => {
+            let own = state.addresses.of(&format!("vpnClients/{name}")).iter().map(ToString::to_string);
+            format!("{} {}", text("gateway"), own.collect::<Vec<_>>().join(", "))
         }
         "onPremisesSites" => list("addressSpace"),
         "natGateways" => {

@@ -1,6 +1,6 @@
 //! The ways out to the Internet: NAT gateways, default outbound access, firewalls' source translation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -107,6 +107,24 @@ impl Builder<'_> {
         all.extend(topology.internet.hosts.values().flat_map(|host| &host.addresses));
         let devices = topology.on_premises_sites.values().filter_map(|site| site.vpn_device.as_ref());
         all.extend(devices.map(|device| device.public_ip_address));
+        all.extend(topology.vpn_clients.values().filter_map(|client| client.public_ip_address));
+        all
+    }
+
+    /// The public address of each client, those that the file leaves open by the clients' names.
+    pub(super) fn client_addresses(&self) -> HashMap<String, IpAddr> {
+        let (mut taken, ranges) = (self.written_addresses(), self.written_ranges());
+        let mut all = HashMap::new();
+        for (name, client) in &self.topology.vpn_clients {
+            let found = client.public_ip_address.or_else(|| {
+                let is_taken = |address| taken.contains(&address) || contains(&ranges, address);
+                azure_owned(&format!("vpnClients/{name}"), is_taken)
+            });
+            if let Some(address) = found {
+                taken.insert(address);
+                all.insert(name.clone(), address);
+            }
+        }
         all
     }
 

@@ -24,7 +24,7 @@ use crate::snapshot::{
 };
 
 /// Seconds of silence after which a peer counts as dead, where the connection does not say.
-const DEAD_PEER_S: u16 = 45;
+pub(super) const DEAD_PEER_S: u16 = 45;
 
 /// What an end of a tunnel knows of prefixes.
 struct TunnelPrefixes {
@@ -81,6 +81,11 @@ impl<'a> Builder<'a> {
                 ingress: self.add_limiter(format!("gateway/{name}/ingress"), Some(name), rate),
                 location: self.network_location(network, None),
                 public: super::tunnels::carrying(gateway).to_vec(),
+                client_pools: gateway
+                    .vpn_client_configuration
+                    .as_ref()
+                    .map(|clients| clients.vpn_client_address_pool.clone())
+                    .unwrap_or_default(),
             };
             self.gateways.insert(name.clone(), index);
             self.snapshot.gateways.push(gateway);
@@ -165,6 +170,7 @@ impl<'a> Builder<'a> {
             allowed_ips: self.known_behind(planned, sources),
             announced: if speaks { anything.to_vec() } else { announced },
             is_held: self.is_held(planned),
+            roaming: false,
             status: self.tunnel_status(planned),
             dead_peer_s: dead_peer_s(planned, connection),
         };
@@ -430,11 +436,11 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn gateway_location(&self, name: &str) -> Location {
+    pub(super) fn gateway_location(&self, name: &str) -> Location {
         self.gateways.get(name).map(|index| self.snapshot.gateways[*index].location).unwrap_or_default()
     }
 
-    fn add_paths(&mut self, end: TunnelEnd, tunnel: usize, prefixes: &[IpNet], connection: &str) {
+    pub(super) fn add_paths(&mut self, end: TunnelEnd, tunnel: usize, prefixes: &[IpNet], connection: &str) {
         for prefix in prefixes {
             let rule = match end {
                 TunnelEnd::Gateway { .. } => AzureRule::VpnTable,

@@ -1,6 +1,7 @@
 //! From the file and the state to a snapshot. Every name gets the handle that the state holds for it.
 
 mod bgp;
+mod clients;
 mod egress;
 mod endpoints;
 mod firewall;
@@ -79,6 +80,7 @@ pub(crate) fn compile_with(topology: &Topology, state: &State, ids: &mut Ids) ->
     builder.sites();
     builder.tunnels();
     builder.speakers();
+    builder.clients();
     builder.effective_gateways();
     builder.routes();
     builder.security_groups();

@@ -211,8 +211,7 @@ impl Builder<'_> {
             EffectiveGateway::None => return None,
             EffectiveGateway::Own(gateway) | EffectiveGateway::Remote { gateway, .. } => gateway,
         };
-        let prefixes: Vec<IpNet> =
-            self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix).collect();
+        let prefixes: Vec<IpNet> = self.snapshot.gateways[gateway].prefixes().collect();
         let mut free = Lpm::default();
         let mut beaten = Vec::new();
         let mut beaten_routes = Vec::new();

@@ -86,7 +86,7 @@ impl Builder<'_> {
         prefixes.push(PLATFORM_ADDRESS.into());
         let gateway = self.snapshot.networks[network].gateway.index().filter(|_| uses_gateway);
         if let Some(gateway) = gateway {
-            prefixes.extend(self.snapshot.gateways[gateway].table.iter().map(|(prefix, _)| prefix));
+            prefixes.extend(self.snapshot.gateways[gateway].prefixes());
         }
         prefixes
     }

@@ -73,13 +73,19 @@ pub(super) enum PlannedPeer<'a> {
 
 /// Names of the tunnel ends that the file asks for.
 pub(crate) fn tunnel_names(topology: &Topology) -> BTreeSet<String> {
-    plan(topology).into_iter().map(|end| end.name).collect()
+    let clients = super::clients::plan(topology);
+    let of_clients = clients.iter().flat_map(|client| [client.gateway_end(), client.own_end()]);
+    plan(topology).into_iter().map(|end| end.name).chain(of_clients.flatten()).collect()
 }
 
 /// Names of the ends that an instance of a gateway has.
 pub(crate) fn tunnels_of(topology: &Topology, gateway: &str, instance: usize) -> Vec<String> {
     let own = PlannedSide::Gateway { gateway, instance };
-    plan(topology).into_iter().filter(|end| end.end == own).map(|end| end.name).collect()
+    let clients = super::clients::plan(topology).into_iter();
+    let of_clients = clients
+        .filter(|planned| instance == 0 && planned.client.gateway == gateway)
+        .filter_map(|planned| planned.gateway_end());
+    plan(topology).into_iter().filter(|end| end.end == own).map(|end| end.name).chain(of_clients).collect()
 }
 
 /// All tunnel ends that the file asks for, in the order of its connections.

@@ -18,7 +18,7 @@ enum Family {
     V6,
 }
 
-/// Addresses that Azure chose, by owner: `web/eth0`, `fw`, `hub-vpn/0`.
+/// Addresses that Azure chose, by owner: `web/eth0`, `fw`, `hub-vpn/0`, `vpnClients/laptop`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Allocations(Arc<BTreeMap<String, Vec<IpAddr>>>);
@@ -31,6 +31,8 @@ struct Request<'a> {
     fixed: &'a [IpAddr],
     /// A single gateway instance takes the last usable address.
     from_end: bool,
+    /// How many addresses are kept at the start of each prefix.
+    reserved_at_start: u128,
 }
 
 impl Allocations {
@@ -102,7 +104,30 @@ fn requests(topology: &Topology) -> Vec<Request<'_>> {
         let subnet = (endpoint.subnet.virtual_network.as_str(), endpoint.subnet.subnet.as_str());
         push(&mut requests, topology, name.clone(), subnet, endpoint.private_ip_address.as_slice(), false);
     }
+    requests.extend(clients(topology));
     requests
+}
+
+/// Clients of point-to-site VPN get an address of their gateway's pool, those that are revoked after the others.
+fn clients(topology: &Topology) -> impl Iterator<Item = Request<'_>> {
+    let pass = |revoked| topology.vpn_clients.iter().filter(move |(_, client)| client.revoked == revoked);
+    pass(false).chain(pass(true)).filter_map(|(name, client)| {
+        let gateway = topology.virtual_network_gateways.get(&client.gateway)?;
+        let pool = &gateway.vpn_client_configuration.as_ref()?.vpn_client_address_pool;
+        Some(Request {
+            owner: client_owner(name),
+            subnet: (&client.gateway, "vpnClientAddressPool"),
+            prefixes: pool,
+            fixed: &[],
+            from_end: false,
+            reserved_at_start: 1,
+        })
+    })
+}
+
+/// The name by which a client holds its address of the pool.
+pub(crate) fn client_owner(client: &str) -> String {
+    format!("vpnClients/{client}")
 }
 
 fn push<'a>(
@@ -115,7 +140,9 @@ fn push<'a>(
 ) {
     let found = topology.virtual_networks.get(subnet.0).and_then(|network| network.subnets.get(subnet.1));
     if let Some(found) = found {
-        requests.push(Request { owner, subnet, prefixes: &found.address_prefixes, fixed, from_end });
+        let prefixes = &found.address_prefixes;
+        let reserved_at_start = RESERVED_AT_START;
+        requests.push(Request { owner, subnet, prefixes, fixed, from_end, reserved_at_start });
     }
 }
 
@@ -138,7 +165,7 @@ fn missing_families(request: &Request<'_>, own: &[IpAddr]) -> Vec<Family> {
 fn free_address(request: &Request<'_>, family: Family, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
     let prefixes = request.prefixes.iter().filter(|prefix| prefix.addr().is_ipv4() == (family == Family::V4));
     for prefix in prefixes {
-        let (first, last) = usable(prefix)?;
+        let (first, last) = usable(prefix, request.reserved_at_start)?;
         let at = |offset: u128| address_at(prefix, offset);
         let free = |address: &IpAddr| !taken.contains(address);
         let found = if request.from_end && family == Family::V4 {
@@ -153,11 +180,11 @@ fn free_address(request: &Request<'_>, family: Family, taken: &HashSet<IpAddr>) 
     None
 }
 
-/// Offsets of the first and last usable address of a subnet.
-fn usable(prefix: &IpNet) -> Option<(u128, u128)> {
+/// Offsets of the first and last usable address of a prefix that keeps some at its start, and the last one.
+fn usable(prefix: &IpNet, reserved_at_start: u128) -> Option<(u128, u128)> {
     let host_bits = u32::from(prefix.max_prefix_len() - prefix.prefix_len());
     let size = if host_bits >= 128 { u128::MAX } else { 1u128 << host_bits };
-    (size > RESERVED_AT_START + 1).then(|| (RESERVED_AT_START, size - 2))
+    (size > reserved_at_start + 1).then(|| (reserved_at_start, size - 2))
 }
 
 fn address_at(prefix: &IpNet, offset: u128) -> IpAddr {
@@ -178,7 +205,7 @@ mod tests {
     fn five_addresses_of_a_subnet_are_reserved() {
         let usable_of = |text: &str| {
             let prefix: IpNet = text.parse().unwrap();
-            let (first, last) = usable(&prefix).unwrap();
+            let (first, last) = usable(&prefix, RESERVED_AT_START).unwrap();
             (address_at(&prefix, first).to_string(), address_at(&prefix, last).to_string())
         };
         assert_eq!(usable_of("10.0.0.0/24"), ("10.0.0.4".to_owned(), "10.0.0.254".to_owned()));

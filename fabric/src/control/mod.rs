@@ -18,6 +18,7 @@ use vnet_config::{ChangedEntry, Section};
 use vnet_dataplane::Nanos;
 
 pub use addresses::Allocations;
+pub(crate) use addresses::client_owner;
 pub use ids::Ids;
 pub use outage::{Outage, OutageCause};
 pub use peering::{PeeringState, PeeringStatus, PeeringSyncLevel};

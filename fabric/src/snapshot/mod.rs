@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub(crate) tunnels: Vec<Tunnel>,
     pub(crate) speakers: Vec<BgpSpeaker>,
     pub(crate) sites: Vec<Site>,
+    /// Public addresses of the clients of point-to-site VPN, by their names.
+    pub(crate) clients: indexmap::IndexMap<Arc<str>, IpAddr>,
     pub(crate) nat_gateways: Vec<NatGateway>,
     /// Public addresses that the internet edge takes.
     pub(crate) edge_owners: HashMap<IpAddr, EdgeAddress>,
@@ -100,6 +102,11 @@ pub(crate) struct Names {
 }
 
 impl Snapshot {
+    /// The clients of point-to-site VPN with their public addresses.
+    pub fn clients(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        self.clients.iter().map(|(name, address)| (&**name, *address))
+    }
+
     /// Number of this snapshot: larger than that of any earlier one of the lab.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -240,10 +240,22 @@ pub(crate) struct Gateway {
     pub(crate) table: Lpm<GatewayPath>,
     /// What it takes from virtual networks.
     pub(crate) taken: CounterId,
+    /// Ranges of its clients' addresses: the network knows these, the table each client.
+    pub(crate) client_pools: Vec<IpNet>,
     pub(crate) egress: LimiterId,
     pub(crate) ingress: LimiterId,
     pub(crate) location: Location,
     pub(crate) public: Vec<IpAddr>,
+}
+
+impl Gateway {
+    /// The prefixes that networks know to be behind it.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let is_client = |prefix: &IpNet| self.client_pools.iter().any(|pool| pool.contains(prefix));
+        let of_connections =
+            self.table.iter().map(|(prefix, _)| prefix).filter(move |prefix| !is_client(prefix));
+        of_connections.chain(self.client_pools.iter().copied())
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

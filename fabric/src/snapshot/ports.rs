@@ -85,7 +85,8 @@ pub enum ApplianceKind {
 pub struct TunnelSpec {
     /// Its handle, stable for the lab's life.
     pub id: TunnelId,
-    /// `hub-to-hq/0` at the gateway, `hq/hub-to-hq/0` at the site.
+    /// `hub-to-hq/0` at the gateway, `hq/hub-to-hq/0` at the site; `vpnClients/laptop` at the gateway of a client,
+    /// `laptop/vpnClients/laptop` at the client.
     pub name: Arc<str>,
     /// The port by which opened packets enter.
     pub ingress: PortId,
@@ -93,7 +94,7 @@ pub struct TunnelSpec {
     pub gateway: Arc<str>,
     /// Whether this end is a site's device.
     pub at_site: bool,
-    /// Name of the connection.
+    /// Name of the connection, or of the client.
     pub connection: Arc<str>,
     /// Number of the tunnel in its connection, from 0.
     pub index: u16,
@@ -107,6 +108,8 @@ pub struct TunnelSpec {
     pub shared_key: SharedKey,
     /// Whether this end starts the handshake.
     pub initiates: bool,
+    /// Whether the other end may come from any address, as clients do.
+    pub roaming: bool,
     /// Prefixes that this end knows to be behind the other. It accepts no other sources, unless the connection speaks BGP.
     pub allowed_ips: Vec<IpNet>,
     /// Prefixes that the other end should accept, the peer's AllowedIPs there: the ranges reached through this one, and
