@@ -89,17 +89,7 @@ const ELSEWHERE: &str = "203.0.113.99";
 /// From now on the client's datagrams come from another address, and those for that address reach it.
 fn move_away(lab: &RunningLab, device: &Device<'_>) -> Result<()> {
     let mut route = Command::new("ip");
-    route.args([
-        "netns",
-        "exec",
-        &lab.namespace("internet"),
-        "ip",
-        "route",
-        "add",
-        ELSEWHERE,
-        "dev",
-        "c-phone",
-    ]);
+    route.args(["netns", "exec", &lab.namespace("internet"), "ip", "route", "add", ELSEWHERE, "via", HOME]);
     process::output(&mut route, COMMAND_LIMIT)?.ok()?;
     let rules = format!(
         "table ip roam {{
