@@ -50,6 +50,8 @@ fn main() -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
+    // Its memory holds the tunnels' keys: no core of it is written, whatever the host does with cores.
+    nix::sys::prctl::set_dumpable(false).context("cannot keep the memory out of cores")?;
     let log = logging::start(args.log_format, &args.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(run(args, log));

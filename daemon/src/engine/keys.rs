@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vnet_fabric::snapshot::{Snapshot, TunnelPeer, TunnelSpec};
 use vnet_gateway::{ConnectionMode, PORT, PresharedKey, PrivateKey, TunnelConfig, TunnelKeys};
 use vnet_router::TunnelSetup;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// An empty packet after this many seconds without one: it keeps translations on the way open and tells a peer that
 /// went from one that is silent. Oftener where a peer counts as dead sooner.
@@ -45,7 +45,19 @@ impl Keys {
     pub(super) fn retain(&mut self, snapshot: &Snapshot) {
         let names: Vec<String> =
             snapshot.tunnels().flat_map(|spec| [spec.name.to_string(), far_end(snapshot, spec)]).collect();
-        self.0.retain(|end, _| names.contains(end));
+        self.0.retain(|end, key| {
+            let is_known = names.contains(end);
+            if !is_known {
+                key.zeroize();
+            }
+            is_known
+        });
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(Zeroize::zeroize);
     }
 }
 

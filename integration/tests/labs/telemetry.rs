@@ -22,7 +22,7 @@ pub(crate) const LABS: &[Lab] = &[
     ]),
     Lab::new("telemetry::every_metric_of_the_dashboard_exists", dashboard).needs(&["ping"]),
     Lab::new("telemetry::tells_the_service_manager", service_manager),
-    Lab::new("telemetry::keys_are_in_no_log", keys_are_in_no_log),
+    Lab::new("telemetry::keys_are_shown_nowhere", keys_are_shown_nowhere).needs(&["ping"]),
 ];
 
 /// A port of the loopback that nothing listens on just now.
@@ -126,20 +126,41 @@ fn expect_message(socket: &UnixDatagram, line: &str) -> Result<Instant> {
     }
 }
 
-fn keys_are_in_no_log(scene: &Scene) -> Result<()> {
+/// The private and preshared keys in a configuration for wg.
+fn keys_of(config: &str) -> Vec<String> {
+    let secret = |line: &&str| line.starts_with("PrivateKey") || line.starts_with("PresharedKey");
+    let value = |line: &str| line.split_once(" = ").map(|(_, key)| key.trim().to_owned());
+    config.lines().filter(secret).filter_map(value).collect()
+}
+
+fn keys_are_shown_nowhere(scene: &Scene) -> Result<()> {
     const KEY: &str = "0f9d-a-key-that-no-log-may-show";
-    let daemon = scene.idle_daemon()?.env("VNETD_LOG", "trace");
+    let folder = scene.folder().join("cores");
+    std::fs::create_dir(&folder)?;
+    let with_cores = format!("ulimit -c unlimited; cd {}; exec \"$@\"", folder.display());
+    let daemon = scene.idle_daemon()?.env("VNETD_LOG", "trace").wrapped_in(&["sh", "-c", &with_cores, "sh"]);
     daemon.run()?;
     let lab = scene.up_on(daemon, &crate::vpn::TOPOLOGY.replace("site-key", KEY))?;
     lab.wait_tunnels()?;
-    let told = [
-        lab.daemon().log(),
-        metrics::get(&lab.daemon().socket(), "/metrics")?,
-        lab.json(&["show"])?.to_string(),
-        lab.json(&["gateway", "status"])?.to_string(),
-    ];
-    for text in told {
-        ensure!(!text.contains(KEY), "a key is shown: {text}");
+    lab.expect_ping("pc", "10.0.2.4")?;
+    let mut keys = vec![KEY.to_owned()];
+    for connection in ["hub-to-hq", "hub-to-west", "west-to-hub"] {
+        keys.extend(keys_of(&lab.ctl(&["gateway", "config", connection, "--format", "wg"])?.ok()?.stdout));
     }
-    Ok(())
+    ensure!(keys.len() == 7, "each configuration has two keys");
+    let mut told = vec![lab.daemon().log(), metrics::get(&lab.daemon().socket(), "/metrics")?];
+    for verb in [&["show"][..], &["gateway", "status"], &["flows"], &["drops"], &["effective-routes", "dns"]]
+    {
+        told.push(lab.json(verb)?.to_string());
+    }
+    told.push(lab.path("pc", "dns", "icmp")?.to_string());
+    for text in told {
+        ensure!(!keys.iter().any(|key| text.contains(key)), "a key is shown: {text}");
+    }
+
+    lab.daemon().signal(Signal::SIGABRT);
+    wait_until("the daemon ends", PATIENCE, || Ok(!lab.daemon().is_alive()))?;
+    let cores: Vec<_> = std::fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
+    ensure!(cores.is_empty(), "a core was written: {cores:?}");
+    lab.daemon().run()
 }
