@@ -161,7 +161,7 @@ impl<'a> Builder<'a> {
     /// learned by BGP. Prefixes of local network gateways are not among it.
     fn pushed(&self, gateway: &str) -> Vec<IpNet> {
         let mut prefixes = self.own_side(gateway);
-        let learned = self.state.learned.get(gateway).into_iter().flatten();
+        let learned = self.state.learned.get(gateway).into_iter().flat_map(|routes| routes.iter());
         prefixes.extend(learned.map(|route| route.prefix));
         prefixes.sort();
         prefixes.dedup();
