@@ -41,6 +41,9 @@ pub(crate) enum Carried {
     Refused(TunnelId, Reason),
 }
 
+/// The first octet of a response to a handshake initiation (WireGuard, 5.4.3).
+const HANDSHAKE_RESPONSE: u8 = 2;
+
 /// Why a tunnel's end drops a datagram.
 fn reason(rejection: Rejection) -> Reason {
     match rejection {
@@ -207,6 +210,12 @@ impl Tunnels {
             Opened::Packet { tunnel, packet } => Carried::Packet(tunnel, packet.len()),
             Opened::Reply(Transmit { to, data, .. }) => {
                 self.answers.push((local, to, data.to_vec()));
+                Carried::Nothing
+            }
+            // Where both ends begin a handshake at once, the answer to one of them comes too late.
+            Opened::Rejected { rejection: Rejection::NotAuthentic, .. }
+                if datagram.first() == Some(&HANDSHAKE_RESPONSE) =>
+            {
                 Carried::Nothing
             }
             Opened::Rejected { tunnel: Some(tunnel), rejection } => {
