@@ -20,6 +20,13 @@ use crate::subject::{Line, Probe, Subject};
 pub struct Tally(pub BTreeMap<String, u32>);
 
 impl Tally {
+    /// Takes what another run has met too.
+    pub fn add(&mut self, other: Tally) {
+        for (outcome, count) in other.0 {
+            *self.0.entry(outcome).or_default() += count;
+        }
+    }
+
     fn note(&mut self, way: &Way) {
         let key = match &way.ending {
             Ending::Drop(reason) => reason.name().to_owned(),
