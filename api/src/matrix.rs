@@ -6,7 +6,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
-use vnet_dataplane::Reason;
+use vnet_dataplane::{PortId, Reason};
 use vnet_fabric::Snapshot;
 use vnet_fabric::path::{self, Endpoint, Hops, Outcome, PathVerdict};
 use vnet_fabric::trace::{Hop, RuleId};
@@ -44,6 +44,9 @@ pub struct MatrixAnswer {
     pub via_reverse: Vec<String>,
     /// Whether the answer takes another way.
     pub asymmetric: bool,
+    /// The machine that gets the probe, where that is not the one that was asked for: both have the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_to: Option<String>,
 }
 
 /// All pairs of machines.
@@ -176,12 +179,15 @@ struct Key {
     via: Hops,
     via_reverse: Hops,
     asymmetric: bool,
+    /// Where the probe arrived, if not at the machine that was asked for.
+    elsewhere: Option<PortId>,
 }
 
 impl Key {
-    fn new(outcome: Outcome) -> Key {
+    fn new(snapshot: &Snapshot, to: &Endpoint, outcome: Outcome) -> Key {
+        let elsewhere = outcome.delivered_elsewhere(snapshot, to).and(outcome.arrived).map(|(port, _)| port);
         let Outcome { reason, rule, via, via_reverse, asymmetric, .. } = outcome;
-        Key { reason, rule, via, via_reverse, asymmetric }
+        Key { reason, rule, via, via_reverse, asymmetric, elsewhere }
     }
 
     fn answer(&self, snapshot: &Snapshot) -> MatrixAnswer {
@@ -194,6 +200,7 @@ impl Key {
             via: names(&self.via),
             via_reverse: names(&self.via_reverse),
             asymmetric: self.asymmetric,
+            delivered_to: self.elsewhere.and_then(|port| snapshot.machine_at(port)).map(str::to_owned),
         }
     }
 }
@@ -228,8 +235,8 @@ impl Part {
         let mut answers = Answers::default();
         let rows = ends[senders].iter().map(|from| {
             let mut runs: Vec<MatrixRun> = Vec::new();
-            for outcome in path::matrix_row(snapshot, ends, from, protocol, port) {
-                let answer = outcome.map(|outcome| answers.number(Key::new(outcome)));
+            for (to, outcome) in ends.iter().zip(path::matrix_row(snapshot, ends, from, protocol, port)) {
+                let answer = outcome.map(|outcome| answers.number(Key::new(snapshot, to, outcome)));
                 match runs.last_mut().filter(|run| run.answer == answer) {
                     Some(run) => run.count += 1,
                     None => runs.push(MatrixRun { count: 1, answer }),
@@ -264,9 +271,14 @@ mod tests {
             let expected: Vec<MatrixEntry> = vnet_fabric::matrix(&snapshot, protocol, port)
                 .into_iter()
                 .map(|pair| MatrixEntry {
+                    answer: Key::new(
+                        &snapshot,
+                        &Endpoint::resolve(&snapshot, &pair.to).unwrap(),
+                        pair.outcome,
+                    )
+                    .answer(&snapshot),
                     from: pair.from,
                     to: pair.to,
-                    answer: Key::new(pair.outcome).answer(&snapshot),
                 })
                 .collect();
             assert!(expected.len() > 10);

@@ -71,6 +71,9 @@ pub struct ProbeResult {
     /// The source address that the receiver saw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_seen_as: Option<IpAddr>,
+    /// The machine that got the packet, where that is not the one that was asked for: both have the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_to: Option<String>,
 }
 
 impl ProbeResult {

@@ -87,6 +87,11 @@ fn ranges_that_take_no_part_may_overlap() {
         let decision = send(&snapshot, from, &packet(vnet_dataplane::Protocol::ICMP, source, "10.1.1.4", 7));
         assert_eq!(delivered(&snapshot, &decision), own);
     }
+    // Who asks by name for the other network's learns who gets it.
+    let got = |from, to| path(&snapshot, from, to, ProbeProtocol::Icmp, None).unwrap().delivered_to;
+    assert_eq!(got("a2", "c1").as_deref(), Some("a1"));
+    assert_eq!(got("a2", "a1"), None);
+    assert_eq!(got("a2", "10.1.1.4"), None);
     let whole =
         EXAMPLE.replace("peerCompleteVnets: false, localSubnetNames: [s4], remoteSubnetNames: [s5]", "");
     assert!(vnet_config::load(&whole, "whole.yaml", None).is_err());

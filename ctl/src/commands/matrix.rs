@@ -43,7 +43,7 @@ fn way(appliances: &[String]) -> String {
 
 /// Verdict, way and rule of an answer, as a table shows them.
 fn cells(answer: &MatrixAnswer) -> [String; 3] {
-    let (verdict, way) = match (answer.verdict, answer.asymmetric) {
+    let (mut verdict, way) = match (answer.verdict, answer.asymmetric) {
         (PathVerdict::Allow, false) => ("Allow".to_owned(), way(&answer.via)),
         (PathVerdict::Allow, true) => {
             ("Allow".to_owned(), format!("{}; back {}", way(&answer.via), way(&answer.via_reverse)))
@@ -53,6 +53,9 @@ fn cells(answer: &MatrixAnswer) -> [String; 3] {
             (reason.to_owned(), if answer.via.is_empty() { "-".to_owned() } else { way(&answer.via) })
         }
     };
+    if let (PathVerdict::Allow, Some(other)) = (answer.verdict, &answer.delivered_to) {
+        verdict = format!("Allow, but {other} gets it");
+    }
     [verdict, way, answer.rule.clone().unwrap_or_else(|| "-".to_owned())]
 }
 
@@ -69,7 +72,7 @@ fn table(groups: &MatrixGroups) -> String {
                 continue;
             };
             total += 1;
-            reached += usize::from(answer.verdict == PathVerdict::Allow);
+            reached += usize::from(answer.verdict == PathVerdict::Allow && answer.delivered_to.is_none());
             rows.push([from.as_str(), to, verdict, way, rule]);
         }
     }

@@ -75,6 +75,10 @@ fn text(answer: &PathAnswer, service: Service, rejected: bool, style: Style) -> 
     let mut lines = vec![style.strong(format!("{} -> {}  {service}", report.from, report.to)), String::new()];
     legs(&mut lines, report, rejected, style);
     lines.push(verdict(report, style));
+    if let Some(other) = &report.delivered_to {
+        let text = format!("{other} gets it, not {}: both have the address that was asked for", report.to);
+        lines.push(style.bad(text));
+    }
     if report.asymmetric {
         lines.push(style.doubtful(asymmetry(report)));
     }

@@ -46,6 +46,8 @@ pub(crate) fn compare(prediction: &PathReport, result: ProbeResult) -> ProbeComp
     if met == FlowVerdict::Allow && predicted == FlowVerdict::Allow {
         differ("way out", &way(&prediction.via), &way(&result.via));
         differ("way back", &way(&prediction.via_reverse), &way(&result.via_reverse));
+        let got = |other: &Option<String>| other.clone().unwrap_or_else(|| prediction.to.clone());
+        differ("delivered to", &got(&prediction.delivered_to), &got(&result.delivered_to));
         let foreseen = |seen: &IpAddr| prediction.source_seen_as_one_of.contains(seen);
         let seen = result.source_seen_as.filter(|seen| !foreseen(seen));
         if let (Some(predicted), Some(seen)) = (prediction.source_seen_as, seen) {
@@ -81,6 +83,7 @@ mod tests {
             via: vec!["fw".into()],
             via_reverse: vec!["fw".into()],
             source_seen_as: None,
+            delivered_to: None,
         }
     }
 

@@ -117,6 +117,9 @@ fn judge(expectation: &Expectation, result: &ProbeResult) -> Vec<String> {
         });
         return messages;
     }
+    if let (FlowVerdict::Allow, Some(other)) = (met, &result.delivered_to) {
+        messages.push(format!("expected allow, but {other} got it, which has the same address"));
+    }
     let mut differ = |what: &str, expected: &str, got: &str| {
         if expected != got {
             messages.push(format!("{what}: expected {expected}, got {got}"));
@@ -309,6 +312,7 @@ mod tests {
             via: vec!["fw".into()],
             via_reverse: Vec::new(),
             source_seen_as: None,
+            delivered_to: None,
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Evidence {
     rules: Vec<String>,
     /// The source that the last leg delivered.
     arrived_from: Option<IpAddr>,
+    /// The machine that the last leg delivered to, if that was not the one that was asked for.
+    delivered_to: Option<String>,
     pub(super) drop_out: Option<(DropRecord, Option<String>)>,
     pub(super) drop_back: Option<(DropRecord, Option<String>)>,
     /// The answer arrived elsewhere, or as what answers another question.
@@ -74,6 +76,7 @@ impl Evidence {
             arrived_from: last
                 .filter(|last| matches!(last.verdict, Verdict::Deliver(_)))
                 .map(|last| last.leaves_as.source),
+            delivered_to: last.and_then(|last| elsewhere(&snapshot, request, last)),
             drop_out: find(&|tuple| matches(tuple) || passes(&forward, tuple)),
             drop_back: find(&|tuple| {
                 answers(tuple) || passes(&reverse, tuple) || passes(&forward, &tuple.reversed())
@@ -114,8 +117,17 @@ impl Evidence {
             via: self.via,
             via_reverse: self.via_reverse,
             source_seen_as: arrived,
+            delivered_to: rtt.and(self.delivered_to),
         }
     }
+}
+
+/// The machine that got what was asked of another one by its name.
+fn elsewhere(snapshot: &Snapshot, request: &ProbeRequest, last: &FlowRecord) -> Option<String> {
+    let Verdict::Deliver(port) = last.verdict else { return None };
+    let got = snapshot.machine_at(port)?;
+    let asked = snapshot.machines().chain(snapshot.site_hosts()).find(|name| **name == *request.to)?;
+    (got != asked).then(|| got.to_owned())
 }
 
 /// Whether a packet with this tuple is the probe: by its own ports, or by what a virtual appliance's translation of one

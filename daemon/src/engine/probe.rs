@@ -9,7 +9,7 @@ use vnet_api::{ProbeRequest, ProbeResult, Protocol};
 use vnet_dataplane::{FiveTuple, Reason};
 use vnet_fabric::snapshot::{PortInfo, PortKind};
 
-use super::blueprint::{Blueprint, Role};
+use super::blueprint::{Blueprint, Namespace, Role};
 use super::evidence::Evidence;
 use super::lab::Lab;
 use crate::api::{Answer, ApiError};
@@ -34,6 +34,8 @@ pub(super) struct Ends {
     pub to: Option<Netns>,
     /// Receiver's address.
     pub destination: IpAddr,
+    /// Namespaces of further machines with that address: routes choose who gets a packet.
+    pub namesakes: Vec<Netns>,
 }
 
 fn host_error(error: HostError) -> ApiError {
@@ -81,7 +83,9 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
     let Some((source, destination)) = pair else {
         return Err(ApiError::bad_request(format!("'{from}' and '{to}' have no address family in common.")));
     };
-    Ok(Ends { from: sender, source, to: receiver, destination })
+    let namesakes = holders(&view.blueprint, destination).filter(|name| *name != to && **name != from);
+    let namesakes = namesakes.map(|name| open(name)).filter_map(Answer::transpose).collect::<Answer<_>>()?;
+    Ok(Ends { from: sender, source, to: receiver, destination, namesakes })
 }
 
 /// The public addresses of a machine: the Internet knows no others.
@@ -106,11 +110,17 @@ fn holder_of_public(lab: &Lab, address: IpAddr) -> Option<String> {
 
 /// The machine that has this address, if only one has.
 fn holder(blueprint: &Blueprint, address: IpAddr) -> Option<String> {
-    let mut holders = blueprint.namespaces.iter().filter(|(name, namespace)| {
-        namespace.role.is_machine() && addresses(blueprint, name).contains(&address)
-    });
-    let (name, _) = holders.next()?;
+    let mut holders = holders(blueprint, address);
+    let name = holders.next()?;
     holders.next().is_none().then(|| name.clone())
+}
+
+/// All machines that have this address.
+fn holders(blueprint: &Blueprint, address: IpAddr) -> impl Iterator<Item = &String> {
+    let holds = move |(name, namespace): &(&String, &Namespace)| {
+        namespace.role.is_machine() && addresses(blueprint, name).contains(&address)
+    };
+    blueprint.namespaces.iter().filter(holds).map(|(name, _)| name)
 }
 
 /// Sends one probe and says what became of it.
@@ -118,7 +128,7 @@ pub(super) fn probe(lab: &Arc<Lab>, request: &ProbeRequest) -> Answer<ProbeResul
     let ends = ends(lab, &request.from, &request.to)?;
     let mark = lab.shared.drops().mark();
     let timeout = Duration::from_millis(request.timeout_ms).min(TIMEOUT_MAX);
-    let responder = responder(&ends, request)?;
+    let responders = responders(&ends, request)?;
     let cancel = Cancel::default();
     let done = AtomicBool::new(false);
     let report = std::thread::scope(|scope| {
@@ -136,11 +146,13 @@ pub(super) fn probe(lab: &Arc<Lab>, request: &ProbeRequest) -> Answer<ProbeResul
         evidence = Evidence::gather(lab, &ends, request, &report, mark);
     }
     // The last packet of TCP's handshake may still be on its way when the sender has its answer.
-    let seen = match (&responder, report.outcome) {
-        (Some(responder), Outcome::Answered(rtt)) => responder.seen_within(rtt + SEEN_AFTER_MAX),
+    let seen = match (&responders[..], report.outcome) {
+        ([responder], Outcome::Answered(rtt)) => responder.seen_within(rtt + SEEN_AFTER_MAX),
+        // Which of several machines is reached is known when one of them has seen it.
+        (all, Outcome::Answered(_)) => all.iter().find_map(|one| one.seen().last().copied()),
         _ => None,
     };
-    drop(responder);
+    drop(responders);
     Ok(evidence.result(&report, &ends, seen.map(|seen| seen.ip())))
 }
 
@@ -186,13 +198,14 @@ fn end_when_dropped(
     }
 }
 
-/// Somebody who answers at the receiver, unless a program there does already.
-fn responder(ends: &Ends, request: &ProbeRequest) -> Answer<Option<Responder>> {
+/// Somebody who answers at the receiver, and at who else may get what is meant for it, unless a program there does already.
+fn responders(ends: &Ends, request: &ProbeRequest) -> Answer<Vec<Responder>> {
     let service = match request.service.protocol {
         Protocol::Tcp => Service::Tcp,
         Protocol::Udp => Service::Udp,
-        Protocol::Icmp => return Ok(None),
+        Protocol::Icmp => return Ok(Vec::new()),
     };
-    let Some(to) = &ends.to else { return Ok(None) };
-    Responder::open(to, service, request.service.port).map_err(host_error)
+    let machines = ends.to.iter().chain(&ends.namesakes);
+    let opened = machines.map(|ns| Responder::open(ns, service, request.service.port).map_err(host_error));
+    opened.filter_map(Answer::transpose).collect()
 }

@@ -227,6 +227,7 @@ impl Backend for Fake {
             via: vec!["fw".into()],
             via_reverse: vec!["fw".into()],
             source_seen_as: None,
+            delivered_to: None,
         })
     }
 

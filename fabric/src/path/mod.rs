@@ -62,6 +62,15 @@ pub struct Outcome {
     pub answer_judged: bool,
 }
 
+impl Outcome {
+    /// The machine that gets what was meant for another one: several have the address, and the sender's routes lead to this one.
+    pub fn delivered_elsewhere<'a>(&self, snapshot: &'a Snapshot, to: &Endpoint) -> Option<&'a str> {
+        let asked = snapshot.machine_at(to.port.filter(|_| to.name.parse::<IpAddr>().is_err())?)?;
+        let got = snapshot.machine_at(self.arrived?.0)?;
+        (got != asked).then_some(got)
+    }
+}
+
 /// What becomes of a probe from one end to the other, and of its answer. Ends are virtual machines, `VM/NIC`, hosts,
 /// firewalls, gateways or addresses. `port` counts for tcp and udp; without one it is 80.
 ///

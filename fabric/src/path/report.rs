@@ -61,6 +61,10 @@ pub struct PathReport {
     /// All addresses that it may be, where a hash chooses one of several for each flow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_seen_as_one_of: Vec<IpAddr>,
+    /// The machine that gets the probe, where that is not the one that was asked for: both have the address, and this one is
+    /// nearer by the sender's routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered_to: Option<String>,
     /// Round trip that the topology's latency makes, in milliseconds; without queues and processing.
     pub rtt_ms: f64,
     /// The least certain of the rules that it rests on.
@@ -147,6 +151,7 @@ pub(super) fn report(
         via_reverse,
         source_seen_as: outcome.source_seen_as,
         source_seen_as_one_of: outcome.source_seen_as.map(|seen| one_of(snapshot, seen)).unwrap_or_default(),
+        delivered_to: outcome.delivered_elsewhere(snapshot, to).map(str::to_owned),
         rtt_ms: outcome.rtt_ns as f64 / 1e6,
         certainty: outcome.certainty,
         doubtful: distinct(ways().flat_map(|(_, explained)| doubtful(&explained.steps))),

@@ -127,6 +127,15 @@ impl Snapshot {
         self.ports.get(id.index())?.as_ref()
     }
 
+    /// The machine whose packets enter here: a virtual machine or a host of a site.
+    pub fn machine_at(&self, port: PortId) -> Option<&str> {
+        match &self.port(port)?.kind {
+            PortKind::Nic { vm, .. } => Some(vm),
+            PortKind::SiteHost { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+
     /// The port of this name, as `web/eth0`.
     pub fn port_by_name(&self, name: &str) -> Option<&PortInfo> {
         self.ports().find(|port| &*port.name == name)

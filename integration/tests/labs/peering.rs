@@ -269,6 +269,12 @@ fn of_subnets(scene: &Scene) -> Result<()> {
     // Each network has a range of its own that the other has too.
     lab.expect_ping("a-shared", "10.1.1.4")?;
     lab.expect_ping("c-shared", "10.1.1.4")?;
+    for service in ["icmp", "tcp/443", "udp/53"] {
+        let path = lab.ctl(&["path", "a-shared", "c-own", service, "--probe"])?.ok()?.stdout;
+        ensure!(path.contains("a-own gets it, not c-own") && path.contains("the packet agrees"), "{path}");
+    }
+    let matrix = lab.ctl(&["matrix"])?.ok()?.stdout;
+    ensure!(matrix.contains("Allow, but a-own gets it"), "{matrix}");
 
     lab.expect_ping("six", "fd00:2::4")?;
     lab.expect_drop("RouteNone", || lab.expect_no_ping("six", "10.21.0.4"))?;
