@@ -113,6 +113,7 @@ fn rules(check: &mut Check<'_, '_>, name: &str, group: &NetworkSecurityGroup, me
         side(check, &path, "source", source, &rule.source_application_security_groups);
         let destination = &rule.destination_address_prefixes;
         side(check, &path, "destination", destination, &rule.destination_application_security_groups);
+        one_family(check, &path, rule);
         one_network(check, &path, rule, members);
         ports(check, &path, rule);
     }
@@ -163,6 +164,30 @@ fn side(check: &mut Check<'_, '_>, path: &str, side: &str, prefixes: &[AddressSp
         check.refers(&at, "applicationSecurityGroups", known, group, "application security group");
     }
     check.limit(&groups_path, "the rule", groups.len(), &GROUPS_PER_SIDE);
+}
+
+/// All prefixes of a rule are of one address family, both sides taken together. Azure's documentation does not name the code; it is
+/// in reports of users (Azure/AKS issue 3136, hashicorp/terraform-provider-azurerm issue 12534).
+fn one_family(check: &mut Check<'_, '_>, path: &str, rule: &SecurityRule) {
+    let sides =
+        [("source", &rule.source_address_prefixes), ("destination", &rule.destination_address_prefixes)];
+    let mut prefixes = sides.into_iter().flat_map(|(side, specs)| {
+        specs.iter().enumerate().filter_map(move |(index, spec)| match spec {
+            AddressSpec::Prefix(prefix) => Some((side, index, prefix)),
+            _ => None,
+        })
+    });
+    let Some((_, _, first)) = prefixes.next() else { return };
+    let family = |v4: bool| if v4 { "IPv4" } else { "IPv6" };
+    let v4 = first.addr().is_ipv4();
+    if let Some((side, index, other)) = prefixes.find(|(_, _, other)| other.addr().is_ipv4() != v4) {
+        let message =
+            format!("the rule names {first}, which is {}, and {other}, which is {}", family(v4), family(!v4));
+        let finding = Finding::error("rule-in-two-families", message)
+            .code("ResourceCannotContainAddressPrefixesFromDifferentAddressFamilies");
+        let at = format!("{path}.{side}AddressPrefixes[{index}]");
+        check.at(&at, finding.help("write a rule for each address family"));
+    }
 }
 
 /// All application security groups of a rule have their members in one network.
