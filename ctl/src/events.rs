@@ -41,7 +41,7 @@ pub(crate) async fn follow(
             match event {
                 ApplyEvent::Progress(step) if shown => {
                     if let Some(line) = line(&step) {
-                        eprintln!("{line}");
+                        crate::output::tell(format_args!("{line}"));
                     }
                 }
                 ApplyEvent::Progress(_) => {}

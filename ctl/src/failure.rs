@@ -76,15 +76,15 @@ pub(crate) fn render(diagnostic: &Diagnostic) -> String {
 pub(crate) fn print(error: &anyhow::Error) {
     let inner = error.downcast_ref::<Failure>().map_or(error, |failure| &failure.source);
     if let Some(diagnostics) = inner.downcast_ref::<Refused>() {
-        eprintln!("{}", diagnostics.0);
+        crate::output::tell(format_args!("{}", diagnostics.0));
         return;
     }
     if let Some(body) = inner.downcast_ref::<ErrorBody>().filter(|body| !body.diagnostics.is_empty()) {
         for diagnostic in &body.diagnostics {
-            eprintln!("{}\n", render(diagnostic));
+            crate::output::tell(format_args!("{}\n", render(diagnostic)));
         }
     }
-    eprintln!("vnetctl: {inner:#}");
+    crate::output::tell(format_args!("vnetctl: {inner:#}"));
 }
 
 /// A topology file that was refused here, before any daemon saw it.

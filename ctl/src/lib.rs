@@ -42,7 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("vnetctl: {error}");
+            crate::output::tell(format_args!("vnetctl: {error}"));
             return ExitCode::FAILURE;
         }
     };

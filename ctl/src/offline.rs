@@ -27,6 +27,6 @@ pub(crate) fn peerings(file: &Path, context: &Context) -> anyhow::Result<Vec<Eff
 fn note(file: &Path, context: &Context) {
     if context.format == Format::Table {
         let note = format!("{}: for the state that a fresh up converges to", file.display());
-        eprintln!("{}", Style::of_stderr().faint(note));
+        crate::output::tell(format_args!("{}", Style::of_stderr().faint(note)));
     }
 }

@@ -6,6 +6,12 @@ use std::io::IsTerminal;
 use comfy_table::{Cell, Table as Grid, presets};
 use serde::Serialize;
 
+/// Writes a line to standard error. Nobody may listen there any more: that is no reason to stop.
+pub(crate) fn tell(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {

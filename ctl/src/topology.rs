@@ -52,7 +52,7 @@ pub(crate) fn read_quietly(path: &Path) -> anyhow::Result<Source> {
 /// Writes findings to standard error.
 pub(crate) fn print(findings: &[Diagnostic]) {
     for finding in findings {
-        eprintln!("{finding}\n");
+        crate::output::tell(format_args!("{finding}\n"));
     }
 }
 

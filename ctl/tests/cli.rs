@@ -267,3 +267,19 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().expect("vnetctl ends");
     assert_eq!((code(&output), stderr(&output)), (0, String::new()));
 }
+
+#[test]
+fn nobody_at_standard_error_is_no_error() {
+    let (_directory, path) = file(
+        "name: one\nvirtualNetworks: {a: {addressSpace: [10.0.0.0/16], peerings: {b: {}}}, b: {addressSpace: [10.1.0.0/16]}}\n",
+    );
+    let told = run(&["validate", &path]);
+    assert!(!stderr(&told).is_empty(), "a finding is told on standard error");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = vnetctl(&["validate", &path]);
+    let output =
+        command.stdout(Stdio::piped()).stderr(writer).spawn().and_then(std::process::Child::wait_with_output);
+    let output = output.expect("vnetctl runs");
+    assert_eq!((code(&output), stdout(&output)), (code(&told), stdout(&told)));
+}

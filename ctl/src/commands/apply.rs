@@ -53,7 +53,10 @@ impl Apply {
         let text = self.open()?;
         let report = match self.send_unchecked(context, &text).await? {
             Some(report) => {
-                report.warnings.iter().for_each(|warning| eprintln!("{}\n", failure::render(warning)));
+                report
+                    .warnings
+                    .iter()
+                    .for_each(|warning| crate::output::tell(format_args!("{}\n", failure::render(warning))));
                 report
             }
             None => {

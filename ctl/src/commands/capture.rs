@@ -68,7 +68,7 @@ impl Capture {
             Err(error) => Err(error),
             Ok(()) => {
                 if !to_stdout {
-                    eprintln!("{written} bytes in {}", self.write.display());
+                    crate::output::tell(format_args!("{written} bytes in {}", self.write.display()));
                 }
                 Ok(0)
             }

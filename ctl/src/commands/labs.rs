@@ -14,7 +14,10 @@ impl Labs {
             context.client.get("/v1/labs").await?
         } else {
             if context.format == Format::Table {
-                eprintln!("No vnetd listens on {}.", context.client.socket().display());
+                crate::output::tell(format_args!(
+                    "No vnetd listens on {}.",
+                    context.client.socket().display()
+                ));
             }
             List { value: Vec::new() }
         };

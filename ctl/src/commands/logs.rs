@@ -17,7 +17,7 @@ impl Logs {
         let path = context.lab_path(&format!("/machines/{}/logs", segment(&self.vm))).await?;
         let report: LogReport = context.client.get(&path).await?;
         if report.text.is_empty() && context.format == Format::Table {
-            eprintln!("{} has printed nothing.", report.vm);
+            crate::output::tell(format_args!("{} has printed nothing.", report.vm));
         } else {
             context.print(&report, |report| report.text.clone())?;
         }

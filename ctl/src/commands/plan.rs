@@ -55,7 +55,7 @@ impl Plan {
         // The file's own warnings have been printed when it was read.
         context.print(&report, |report| table(report, context.style))?;
         for refusal in &report.plan.refused {
-            eprintln!("{}\n", failure::render(refusal));
+            crate::output::tell(format_args!("{}\n", failure::render(refusal)));
         }
         if !report.plan.refused.is_empty() {
             bail!("Azure would refuse this change in the lab's present state");

@@ -56,7 +56,11 @@ impl Traffic {
             .stream(Method::POST, &path, Some(body), |event| {
                 match event {
                     TrafficEvent::Interval(interval) if shown => {
-                        eprintln!("  {:>5.1} s  {:>8.1} Mb/s", interval.at_ms as f64 / 1000.0, interval.mbps);
+                        crate::output::tell(format_args!(
+                            "  {:>5.1} s  {:>8.1} Mb/s",
+                            interval.at_ms as f64 / 1000.0,
+                            interval.mbps
+                        ));
                     }
                     TrafficEvent::Interval(_) => {}
                     TrafficEvent::Report(report) => end = Some(report),
