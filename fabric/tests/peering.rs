@@ -32,6 +32,26 @@ fn both_halves_must_allow_access() {
 }
 
 #[test]
+fn what_passes_by_tags_only_rests_on_the_disputed_reading() {
+    let doubtful = |text: &str, from: &str, to: &str| {
+        let snapshot = lab(&format!("{text}\nsemantics: {{peeringFlags: tagOnly}}\n"));
+        let report =
+            vnet_fabric::path(&snapshot, from, to, vnet_config::model::ProbeProtocol::Icmp, None).unwrap();
+        assert_eq!(report.reason, None);
+        (report.certainty, report.doubtful.into_iter().map(|rule| rule.azure_rule).collect::<Vec<_>>())
+    };
+    let disputed = |rule: &str| (vnet_fabric::trace::Certainty::Disputed, vec![rule.to_owned()]);
+    let documented = (vnet_fabric::trace::Certainty::Documented, Vec::new());
+    let (on, off) = ("{}", "{allowVirtualNetworkAccess: false}");
+    assert_eq!(doubtful(&pair(on, off), "a1", "b1"), disputed("PEERING-ACCESS"));
+    assert_eq!(doubtful(&pair(on, on), "a1", "b1"), documented);
+    let chain = |first: &str, second: &str| CHAIN.replace("FLAGS1", first).replace("FLAGS2", second);
+    let forwarded = "{allowForwardedTraffic: true}";
+    assert_eq!(doubtful(&chain(forwarded, on), "m1", "m2"), disputed("PEERING-FORWARDED"));
+    assert_eq!(doubtful(&chain(forwarded, forwarded), "m1", "m2"), documented);
+}
+
+#[test]
 fn one_half_alone_carries_nothing() {
     let text = pair("{}", "{}").replace(", peerings: {a: {}}", "");
     assert_eq!(ping(&lab(&text)), Err(Reason::PeeringNotConnected));

@@ -9,7 +9,7 @@ use crate::decision::SessionView;
 use crate::snapshot::Snapshot;
 use crate::snapshot::lpm::contains;
 use crate::snapshot::network::PeeringHalf;
-use crate::trace::{StepKind, Trace};
+use crate::trace::{RuleId, StepKind, Trace};
 
 impl<S: SessionView, T: Trace> Walk<'_, S, T> {
     /// Over a peering, by this network's half; a drop where it does not let the packet pass.
@@ -29,32 +29,43 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
             return Some(self.drop(Reason::SubnetNotPeered, rule, at, || not_listed(snapshot, half, sender)));
         }
         let strict = snapshot.peering_flags == PeeringFlags::Strict;
-        if strict && !(half.allow_access && reverse.allow_access) {
+        if !(half.allow_access && reverse.allow_access) {
             let blocked = if half.allow_access { reverse.rules.access } else { half.rules.access };
-            return Some(self.drop(Reason::PeeringAccessDenied, blocked, at, || {
-                format!("allowVirtualNetworkAccess is false between {} and {}", from.name, to.name)
-            }));
+            let text = || format!("allowVirtualNetworkAccess is false between {} and {}", from.name, to.name);
+            if strict {
+                return Some(self.drop(Reason::PeeringAccessDenied, blocked, at, text));
+            }
+            self.tags_only(blocked, at, text);
         }
         let source = self.tuple.source;
         // Towards a subnet peering only the listed subnets are the sending network.
         let own = half.subnets.as_ref().map_or(&from.ranges, |subnets| &subnets.local_prefixes);
         let forwarded = !contains(own, source);
         let exempt = matches!(sender, Sender::Gateway(_));
-        if strict && forwarded && !exempt && !reverse.allow_forwarded {
-            return Some(self.drop(Reason::ForwardedTrafficDenied, reverse.rules.forwarded, at, || {
+        if forwarded && !exempt && !reverse.allow_forwarded {
+            let text = || {
                 let place = if half.subnets.is_some() {
                     format!("in none of the subnets that {} peers with {}", from.name, to.name)
                 } else {
                     format!("no address of {}", from.name)
                 };
                 format!("{source} is {place}, and {} does not set allowForwardedTraffic towards it", to.name)
-            }));
+            };
+            if strict {
+                return Some(self.drop(Reason::ForwardedTrafficDenied, reverse.rules.forwarded, at, text));
+            }
+            self.tags_only(reverse.rules.forwarded, at, text);
         }
         self.act(Action::Count(half.counter));
         self.note(StepKind::Peering, Some(half.rules.connected), at, || {
             format!("crosses the peering from {} to {}", from.name, to.name)
         });
         None
+    }
+
+    /// A flag that would drop the packet, by the reading in which it only changes tags.
+    fn tags_only(&mut self, flag: RuleId, at: &str, text: impl FnOnce() -> String) {
+        self.note(StepKind::Peering, Some(flag), at, || format!("{}: by tagOnly it passes", text()));
     }
 
     /// Whether the sender's subnet and the destination's both take part in a subnet peering. Azure's own gateways pass
