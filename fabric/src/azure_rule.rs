@@ -54,6 +54,7 @@ azure_rules! {
     RoutePeering = "ROUTE-PEERING", Documented, "one system route for each range of a connected peer";
     RouteInternet = "ROUTE-INTERNET", Documented, "the system default route leads to the Internet";
     RouteReserved = "ROUTE-RESERVED-NONE", Documented, "unused private ranges lead nowhere";
+    RouteReservedPeer = "ROUTE-RESERVED-PEER", Inferred, "a peer's range that holds a reserved one leaves its None route";
     RouteReservedReplaced = "ROUTE-RESERVED-REPLACED", Observed, "a default route of a user or gateway removes the private ranges' None routes";
     RouteUser = "ROUTE-USER", Documented, "a user's route beats a gateway's and a system route of the same prefix";
     RouteGateway = "ROUTE-GATEWAY", Documented, "the effective gateway's prefixes are routes of every subnet that takes them";

@@ -96,6 +96,33 @@ virtualNetworks:
 }
 
 #[test]
+fn a_peers_wider_range_leaves_the_reserved_route_in_doubt() {
+    let lab = |range: &str, subnet: &str| {
+        lab(&format!(
+            "
+name: reserved
+virtualNetworks:
+  a: {{addressSpace: [10.0.0.0/16], subnets: {{s: 10.0.0.0/24}}, peerings: {{b: {{}}}}}}
+  b: {{addressSpace: [{range}], subnets: {{s: {subnet}}}, peerings: {{a: {{}}}}}}
+virtualMachines: {{ma: {{subnet: a/s}}, mb: {{subnet: b/s}}}}
+"
+        ))
+    };
+    let ask = |range: &str, subnet: &str| {
+        let report =
+            vnet_fabric::path(&lab(range, subnet), "ma", "mb", vnet_config::model::ProbeProtocol::Icmp, None);
+        let report = report.unwrap();
+        let doubtful: Vec<String> = report.doubtful.into_iter().map(|rule| rule.azure_rule).collect();
+        (report.reason, report.certainty, doubtful)
+    };
+    use vnet_fabric::trace::Certainty;
+    let doubt = vec!["ROUTE-RESERVED-PEER".to_owned()];
+    assert_eq!(ask("172.0.0.0/8", "172.16.5.0/24"), (Some("RouteNone".into()), Certainty::Inferred, doubt));
+    assert_eq!(ask("172.0.0.0/8", "172.15.5.0/24"), (None, Certainty::Documented, Vec::new()));
+    assert_eq!(ask("172.16.0.0/12", "172.16.5.0/24"), (None, Certainty::Documented, Vec::new()));
+}
+
+#[test]
 fn the_longest_prefix_wins_then_user_gateway_system() {
     let user =
         [to_nva("a", "10.2.0.0/15"), to_nva("b", "10.2.1.0/24"), to_nva("c", "10.9.0.0/16")].join(", ");

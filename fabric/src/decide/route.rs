@@ -210,6 +210,13 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return self
                 .drop(Reason::NoRoute, rule, name, || format!("{name} has no route to {destination}"));
         }
+        let held = snapshot.subnets[subnet].routes.peered_around(&route.prefix);
+        if let Some(range) = held {
+            let rule = snapshot.check(AzureRule::RouteReservedPeer);
+            self.note(StepKind::Route, Some(rule), at, || {
+                format!("{range} of a peer holds {}, whose route to None is longer", route.prefix)
+            });
+        }
         self.drop(Reason::RouteNone, route.rule, at, || {
             format!(
                 "nothing more specific than the system route {} -> None matches {destination}",

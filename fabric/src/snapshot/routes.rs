@@ -171,6 +171,12 @@ impl SubnetRoutes {
         longest.is_some_and(|(service, _)| covers(&service, prefix))
     }
 
+    /// The range of a peer that holds this prefix and is wider.
+    pub(crate) fn peered_around(&self, prefix: &IpNet) -> Option<IpNet> {
+        let (range, _) = self.peerings.longest(prefix.addr())?;
+        (range.prefix_len() < prefix.prefix_len()).then_some(range)
+    }
+
     /// The service endpoint's route of exactly this prefix.
     pub fn service_route(&self, prefix: &IpNet) -> Option<&Route> {
         self.service_endpoints.as_ref().and_then(|layer| layer.get(prefix))
