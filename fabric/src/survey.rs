@@ -10,7 +10,7 @@ use vnet_dataplane::{PortId, Protocol};
 
 use crate::decide::{DHCP, RESERVED_UDP_PORTS};
 use crate::snapshot::nat::{NatKind, NatPair, NatRule, image_of_prefix};
-use crate::snapshot::network::{GatewayPath, Location, Nsg};
+use crate::snapshot::network::{EffectiveGateway, GatewayPath, Location, Nsg};
 use crate::snapshot::routes::{NextHop, Route};
 use crate::snapshot::rules::{AddressSet, RuleSet};
 use crate::snapshot::{METADATA_ADDRESS, PLATFORM_ADDRESS, Snapshot};
@@ -58,6 +58,17 @@ pub struct NicClass {
     untracked_tcp: bool,
     /// One with a public address is like no other.
     public: Option<PortId>,
+}
+
+/// Why a network's subnet has no gateway that a user's route leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoGateway {
+    /// There is none, nor one of a peer that the network uses.
+    None,
+    /// This ExpressRoute gateway is the effective one.
+    ExpressRoute(String),
+    /// The subnet peering by which the network uses a peer's gateway does not list the subnet.
+    NotListed,
 }
 
 /// Ports at which rules begin or end: between two neighbours no rule tells ports apart.
@@ -234,6 +245,25 @@ impl Snapshot {
     pub fn public_addresses(&self, port: PortId) -> Vec<IpAddr> {
         let nic = self.nics.iter().find(|nic| nic.port == port);
         nic.map(|nic| nic.public.iter().map(|(_, public)| *public).collect()).unwrap_or_default()
+    }
+
+    /// Why a user's route with next hop VirtualNetworkGateway leads nowhere from a subnet, given as network and subnet.
+    pub fn without_gateway(&self, network: &str, subnet: &str) -> Option<NoGateway> {
+        let here = self.networks.iter().find(|other| *other.name == *network)?;
+        if let Some(name) = &here.express_route {
+            return Some(NoGateway::ExpressRoute(name.to_string()));
+        }
+        match here.gateway {
+            EffectiveGateway::None => Some(NoGateway::None),
+            EffectiveGateway::Own(_) => None,
+            EffectiveGateway::Remote { peering, .. } => {
+                let local = self.peerings[peering].subnets.as_ref().map(|subnets| &subnets.local);
+                let full = format!("{network}/{subnet}");
+                let own = self.subnets.iter().position(|other| *other.name == *full);
+                let listed = local.zip(own).is_none_or(|(listed, own)| listed.contains(&own));
+                (!listed).then_some(NoGateway::NotListed)
+            }
+        }
     }
 
     /// Ranges of all networks and sites.

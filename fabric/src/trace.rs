@@ -206,6 +206,9 @@ pub trait Trace {
     /// An appliance forwards the packet.
     fn pass(&mut self, _hop: Hop) {}
 
+    /// An appliance has the packet and is to forward it; it drops it where no [`pass`](Self::pass) follows.
+    fn reach(&mut self, _hop: Hop) {}
+
     /// The way rests on a rule.
     fn rests_on(&mut self, _rule: RuleId) {}
 

@@ -87,6 +87,110 @@ fn an_appliance_that_sees_one_direction_is_named() {
     assert_eq!((back.one_way[0].appliance.as_str(), back.one_way[0].passed), ("nva", Direction::Reverse));
 }
 
+/// A machine with a public address behind a default route to a firewall, in a spoke that a gateway's routes lead to directly.
+const BEHIND_FIREWALL: &str = "
+name: behind
+virtualNetworks:
+  hub:
+    addressSpace: [10.0.0.0/16]
+    subnets: {GatewaySubnet: 10.0.255.0/27, AzureFirewallSubnet: 10.0.1.0/26}
+    peerings: {s: {allowGatewayTransit: true}}
+  s:
+    addressSpace: [10.1.0.0/16]
+    subnets: {a: {addressPrefix: 10.1.0.0/24, routeTable: r, networkSecurityGroup: n}}
+    peerings: {hub: {allowForwardedTraffic: true, useRemoteGateways: true}}
+routeTables:
+  r:
+    disableBgpRoutePropagation: true
+    routes: [{name: d, addressPrefix: 0.0.0.0/0, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.1.4}]
+networkSecurityGroups:
+  n:
+    securityRules:
+      - {name: any, priority: 100, direction: Inbound, access: Allow, protocol: '*', sourceAddressPrefix: '*',
+         sourcePortRange: '*', destinationAddressPrefix: '*', destinationPortRange: '*'}
+virtualMachines: {a: {subnet: s/a, publicIPAddress: 203.0.113.10}}
+azureFirewalls: {fw: {virtualNetwork: hub, sku: Standard, firewallPolicy: base, publicIPAddresses: [203.0.113.20]}}
+firewallPolicies:
+  base:
+    ruleCollectionGroups:
+      - name: g
+        priority: 200
+        ruleCollections:
+          - {name: web, priority: 100, ruleCollectionType: FirewallPolicyFilterRuleCollection, action: Allow,
+             rules: [{name: all, ruleType: NetworkRule, ipProtocols: [Any], sourceAddresses: ['*'],
+                      destinationAddresses: ['*'], destinationPorts: ['*']}]}
+virtualNetworkGateways: {gw: {virtualNetwork: hub, sku: VpnGw1AZ, publicIPAddresses: [198.51.100.10]}}
+localNetworkGateways: {hq: {gatewayIpAddress: 198.51.100.200, localNetworkAddressSpace: [192.168.0.0/16]}}
+connections: {c: {connectionType: IPsec, virtualNetworkGateway1: gw, localNetworkGateway2: hq, sharedKey: k}}
+onPremisesSites:
+  hq: {addressSpace: [192.168.0.0/16], hosts: {pc: 192.168.1.10}, vpnDevice: {publicIPAddress: 198.51.100.200}}
+internet: {hosts: {example: {address: 203.0.113.80}}}
+";
+
+#[test]
+fn the_appliance_that_drops_an_answer_is_part_of_its_way() {
+    let snapshot = lab(BEHIND_FIREWALL);
+    for (from, via) in [("example", &[][..]), ("pc", &["gw"])] {
+        let report = path(&snapshot, from, "a", ProbeProtocol::Tcp, Some(443)).unwrap();
+        assert_eq!(report.reason.as_deref(), Some("FirewallNoSession"), "{from}");
+        assert!(report.asymmetric, "{from}");
+        assert_eq!(
+            (report.via.as_slice(), report.via_reverse.len()),
+            (&via.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..], 0)
+        );
+        assert_eq!(report.return_dropped_by.as_deref(), Some("fw"), "{from}");
+        let reverse = report.one_way.iter().find(|one| one.passed == Direction::Reverse).unwrap();
+        assert_eq!(reverse.appliance, "fw");
+    }
+}
+
+#[test]
+fn an_answer_that_is_lost_on_the_way_of_its_question_is_not_asymmetric() {
+    // No route of the receiver's leads back: the answer goes no other way, it goes none.
+    let chain = "
+name: chain
+virtualNetworks:
+  h: {addressSpace: [10.0.0.0/16], subnets: {n: 10.0.9.0/24}, peerings: {s1: {}, s2: {}}}
+  s1: {addressSpace: [10.1.0.0/16], subnets: {a: {addressPrefix: 10.1.0.0/24, routeTable: r}}, peerings: {h: {allowForwardedTraffic: true}}}
+  s2: {addressSpace: [10.2.0.0/16], subnets: {a: 10.2.0.0/24}, peerings: {h: {allowForwardedTraffic: true}}}
+routeTables: {r: {routes: [{name: x, addressPrefix: 10.2.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.9.4}]}}
+virtualMachines: {nva: {subnet: h/n, enableIPForwarding: true}, m1: {subnet: s1/a}, m2: {subnet: s2/a}}
+";
+    let report = path(&lab(chain), "m1", "m2", ProbeProtocol::Tcp, Some(80)).unwrap();
+    assert!(report.forward.arrives);
+    assert_eq!((report.reason.as_deref(), report.asymmetric), (Some("RouteNone"), false));
+    assert!(report.one_way.is_empty() && report.return_dropped_by.is_none());
+    // Nor is one that the appliance of both ways drops: here the spoke that asked takes nothing forwarded.
+    let back = "routeTables: {r2: {routes: [{name: x, addressPrefix: 10.1.0.0/16, nextHopType: VirtualAppliance, nextHopIpAddress: 10.0.9.4}]}, r:";
+    let refusing = chain
+        .replace("routeTables: {r:", back)
+        .replace("subnets: {a: 10.2.0.0/24}", "subnets: {a: {addressPrefix: 10.2.0.0/24, routeTable: r2}}")
+        .replacen("peerings: {h: {allowForwardedTraffic: true}}", "peerings: {h: {}}", 1);
+    let report = path(&lab(&refusing), "m1", "m2", ProbeProtocol::Tcp, Some(80)).unwrap();
+    assert!(report.forward.arrives);
+    assert_eq!((report.reason.as_deref(), report.asymmetric), (Some("ForwardedTrafficDenied"), false));
+}
+
+#[test]
+fn a_machine_that_talks_to_itself_needs_no_rule() {
+    let denied = BEHIND_FIREWALL.replace("access: Allow, protocol: '*'", "access: Deny, protocol: '*'");
+    let snapshot = lab(&denied);
+    for (from, to) in [("a", "a"), ("a", "10.1.0.4"), ("pc", "pc"), ("example", "example")] {
+        let report = path(&snapshot, from, to, ProbeProtocol::Tcp, Some(80)).unwrap();
+        assert_eq!(
+            (report.verdict, report.asymmetric, report.rule),
+            (PathVerdict::Allow, false, None),
+            "{from}"
+        );
+        let steps: Vec<&str> = report.forward.steps.iter().map(|step| step.text.as_str()).collect();
+        assert!(matches!(steps[..], [step] if step.contains("loopback")), "{steps:?}");
+        assert!(report.reverse.unwrap().arrives);
+    }
+    // By its public address it asks the edge.
+    let report = path(&snapshot, "a", "203.0.113.10", ProbeProtocol::Tcp, Some(80)).unwrap();
+    assert!(report.forward.steps.len() > 1);
+}
+
 #[test]
 fn an_outcome_says_the_same_without_words() {
     let route =

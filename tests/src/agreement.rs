@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{PortId, Protocol, Reason};
+use vnet_fabric::PathReport;
 
 use crate::fabric::{Fabric, Travel, meta};
 use crate::generate::Features;
@@ -13,7 +14,7 @@ use crate::model::session::Session;
 use crate::model::subject::SOURCE_PORT;
 use crate::model::walk::{Ending, WAYS_MAX, Way, walks, walks_back};
 use crate::model::{Endpoint, Lab, Packet};
-use crate::subject::{Line, Probe, Subject};
+use crate::subject::{Line, Outcome, Probe, Subject};
 
 /// What came out how often: a generator that makes dull topologies proves nothing.
 #[derive(Clone, Debug, Default)]
@@ -214,8 +215,22 @@ fn compare_protocol(
     let same = report.reason == reason
         && report.forward.arrives == arrives
         && (!arrives || report.via == driven.via)
-        && (reason.is_some() || report.via_reverse == driven.via_reverse);
+        && (reason.is_some() || report.via_reverse == driven.via_reverse)
+        && (!arrives || same_return(&report, &driven));
     if same { Ok(()) } else { Err(format!("{name}: path says {report:#?}, a driven packet {driven:?}")) }
+}
+
+/// Whether `path` calls the answer asymmetric where it passes other appliances than its question, or is dropped by another one.
+fn same_return(report: &PathReport, driven: &Outcome) -> bool {
+    let back: Vec<&String> = driven.via_reverse.iter().chain(&report.return_dropped_by).collect();
+    let as_far =
+        driven.via.len() >= back.len() && driven.via.iter().rev().zip(&back).all(|(out, back)| out == *back);
+    let whole = driven.via.len() == back.len();
+    match driven.reply_reason.as_deref() {
+        // Either it was dropped, or it came as what nobody has asked for.
+        Some("AsymmetricReturn") => true,
+        lost => report.asymmetric != (as_far && (whole || lost.is_some())),
+    }
 }
 
 fn probes() -> Vec<Probe> {

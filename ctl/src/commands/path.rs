@@ -16,7 +16,7 @@ use crate::output::Style;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Path {
-    /// A machine, appliance or address.
+    /// A machine, appliance or address; with --probe a machine or its address.
     from: String,
     /// A machine, appliance or address.
     to: String,
@@ -94,13 +94,22 @@ fn text(answer: &PathAnswer, service: Service, rejected: bool, style: Style) -> 
 
 /// Out and back, and which appliances see one direction only.
 fn asymmetry(report: &PathReport) -> String {
-    let mut text = format!("asymmetric return: out {}, back {}", way(&report.via), way(&report.via_reverse));
+    let back: Vec<String> = report.via_reverse.iter().chain(&report.return_dropped_by).cloned().collect();
+    let mut text = format!("asymmetric return: out {}, back {}", way(&report.via), way(&back));
     for one_way in &report.one_way {
-        let direction = match one_way.passed {
-            Direction::Forward => "out",
-            Direction::Reverse => "back",
-        };
-        text.push_str(&format!("; {} is passed on the way {direction} only", one_way.appliance));
+        let name = &one_way.appliance;
+        text.push_str(&match one_way.passed {
+            Direction::Forward => format!("; {name} is passed on the way out only"),
+            Direction::Reverse if report.return_dropped_by.as_ref() == Some(name) => {
+                format!("; {name} has not seen the way out, and drops the answer")
+            }
+            Direction::Reverse => format!("; {name} is passed on the way back only"),
+        });
+    }
+    if let Some(name) = &report.return_dropped_by
+        && report.one_way.iter().all(|one_way| one_way.appliance != *name)
+    {
+        text.push_str(&format!("; {name} drops the answer"));
     }
     text
 }

@@ -21,6 +21,7 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
             return end;
         }
         self.travel(firewall.location);
+        self.trace.reach(Hop::Firewall(index));
         let denied = match self.sessions.find(firewall.function, &self.flow()) {
             Some(found) => self.known_session(firewall, &found),
             None => self.new_session(firewall),

@@ -99,6 +99,9 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         let destination = self.tuple.destination;
         self.travel(nic.location);
         let own = snapshot.port(nic.port).is_some_and(|port| port.has_address(destination));
+        if next_hop && !own {
+            self.trace.reach(Hop::Nic(index));
+        }
         if !own && !nic.forwarding {
             let rule = snapshot.check(AzureRule::FabricForwarding);
             return self.drop(Reason::NotForwarding, rule, name, || {

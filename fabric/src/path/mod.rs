@@ -46,7 +46,9 @@ pub struct Outcome {
     pub via: Hops,
     /// Appliances on the way back.
     pub via_reverse: Hops,
-    /// Whether the answer takes another way than the probe.
+    /// The appliance that got the answer to forward it, and dropped it.
+    pub refused_by: Option<Hop>,
+    /// Whether the answer takes another way than the probe, as far as it comes.
     pub asymmetric: bool,
     /// The source address that the receiver sees.
     pub source_seen_as: Option<IpAddr>,
@@ -163,6 +165,19 @@ fn exchange_with<T: Trace>(
     new: impl Fn() -> T,
 ) -> Exchange<T> {
     let mut out = new();
+    if way::stays(snapshot, ingress, &probe.tuple) {
+        let mut back = new();
+        let forward = way::looped(snapshot, ingress, probe.tuple, &mut out);
+        let reverse = way::looped(snapshot, ingress, probe.tuple.reversed(), &mut back);
+        let reverse = Some((reverse, back));
+        return Exchange {
+            ingress,
+            edge: snapshot.edge,
+            asked: probe.tuple,
+            forward: (forward, out),
+            reverse,
+        };
+    }
     let forward = follow(snapshot, sessions, ingress, probe, &mut out);
     answered(snapshot, sessions, (ingress, &probe), (forward, out), new)
 }
@@ -217,8 +232,16 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
             _ => decided_by(forward, out),
         };
         let via_reverse = reverse.map(|(_, back)| back.as_ref().hops.clone()).unwrap_or_default();
-        let name = |hop: &Hop| snapshot.hop_name(*hop);
-        let mirrored = out.hops.iter().map(name).eq(via_reverse.iter().rev().map(name));
+        let refused_by = reverse.and_then(|(way, back)| refused_by(way, back.as_ref()));
+        let strays = reverse.is_some_and(|(way, _)| {
+            let name = |hop: &Hop| snapshot.hop_name(*hop);
+            let mut mirrored = out.hops.iter().rev().map(name);
+            let on_the_way =
+                via_reverse.iter().chain(&refused_by).map(name).all(|at| mirrored.next() == Some(at));
+            // An answer that is lost on the probe's own way comes back by no other.
+            let whole = matches!(way.end, WayEnd::Dropped(_)) || mirrored.next().is_none();
+            !(on_the_way && whole)
+        });
         let back_certainty = reverse.map(|(_, back)| back.as_ref().certainty).unwrap_or_default();
         let arrived = match forward.end {
             WayEnd::Arrived(port, tuple) => Some((port, tuple)),
@@ -230,8 +253,9 @@ impl<'a, T: AsRef<Outline<'a>>> Exchange<T> {
             rule,
             route: out.user_route.or(out.last_route),
             via: out.hops.clone(),
-            asymmetric: reverse.is_some() && !mirrored,
+            asymmetric: strays,
             via_reverse,
+            refused_by,
             source_seen_as: arrived.map(|(_, tuple)| tuple.source),
             rtt_ns: forward.delay_ns + reverse.map_or(0, |(way, _)| way.delay_ns),
             certainty: less_certain(out.certainty, back_certainty),
@@ -262,6 +286,11 @@ fn decided_by(way: &Way, outline: &Outline<'_>) -> Option<RuleId> {
     outline.user_route.filter(|_| passes).or(way.decided_by)
 }
 
+/// The appliance at which a packet was dropped that it had to forward.
+fn refused_by(way: &Way, outline: &Outline<'_>) -> Option<Hop> {
+    outline.reached.filter(|_| matches!(way.end, WayEnd::Dropped(_)))
+}
+
 fn reason(end: WayEnd) -> Option<Reason> {
     match end {
         WayEnd::Dropped(reason) => Some(reason),
@@ -275,6 +304,8 @@ fn reason(end: WayEnd) -> Option<Reason> {
 struct Outline<'a> {
     snapshot: &'a Snapshot,
     hops: Hops,
+    /// The appliance that has the packet and has not yet forwarded it.
+    reached: Option<Hop>,
     certainty: Certainty,
     user_route: Option<RuleId>,
     last_route: Option<RuleId>,
@@ -286,6 +317,7 @@ impl<'a> Outline<'a> {
         Outline {
             snapshot,
             hops: SmallVec::new(),
+            reached: None,
             certainty: Certainty::Documented,
             user_route: None,
             last_route: None,
@@ -297,7 +329,12 @@ impl<'a> Outline<'a> {
 impl Trace for Outline<'_> {
     fn step(&mut self, _build: impl FnOnce() -> Step) {}
 
+    fn reach(&mut self, hop: Hop) {
+        self.reached = Some(hop);
+    }
+
     fn pass(&mut self, hop: Hop) {
+        self.reached = None;
         if self.hops.last() != Some(&hop) {
             self.hops.push(hop);
         }
@@ -337,6 +374,10 @@ struct Explained<'a> {
 impl Trace for Explained<'_> {
     fn step(&mut self, build: impl FnOnce() -> Step) {
         self.steps.push(build());
+    }
+
+    fn reach(&mut self, hop: Hop) {
+        self.outline.reach(hop);
     }
 
     fn pass(&mut self, hop: Hop) {

@@ -50,7 +50,10 @@ pub struct PathReport {
     pub via: Vec<String>,
     /// Appliances on the way back, in order.
     pub via_reverse: Vec<String>,
-    /// Whether the answer takes another way than the probe.
+    /// The appliance that got the answer to forward it, and dropped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_dropped_by: Option<String>,
+    /// Whether the answer takes another way than the probe, as far as it comes.
     pub asymmetric: bool,
     /// Appliances that only the probe or only its answer passes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,6 +135,8 @@ pub(super) fn report(
     let back = exchange.back_reason();
     let via = names(snapshot, &outcome.via);
     let via_reverse = names(snapshot, &outcome.via_reverse);
+    let return_dropped_by = outcome.refused_by.map(|hop| snapshot.hop_name(hop).to_owned());
+    let seen_back: Vec<String> = via_reverse.iter().chain(&return_dropped_by).cloned().collect();
     let reverse = exchange.reverse.as_ref();
     let ways = || std::iter::once(&exchange.forward).chain(reverse);
     let assumptions =
@@ -146,7 +151,8 @@ pub(super) fn report(
         rule: outcome.rule.and_then(|rule| snapshot.rule_ref(rule)),
         rules: distinct(rule_names(snapshot, &exchange.forward.0.rules)),
         asymmetric: outcome.asymmetric,
-        one_way: if reverse.is_some() { one_way(&via, &via_reverse) } else { Vec::new() },
+        one_way: if outcome.asymmetric { one_way(&via, &seen_back) } else { Vec::new() },
+        return_dropped_by,
         via,
         via_reverse,
         source_seen_as: outcome.source_seen_as,

@@ -78,6 +78,38 @@ pub(super) enum WayEnd {
     Dropped(Reason),
 }
 
+/// Whether whoever sends by this port has the destination too: its kernel delivers such a packet itself, whatever rules are
+/// around it.
+pub(super) fn stays(snapshot: &Snapshot, ingress: PortId, tuple: &FiveTuple) -> bool {
+    let own = |address: IpAddr| match snapshot.machine_at(ingress) {
+        Some(machine) => snapshot
+            .ports()
+            .any(|port| port.has_address(address) && snapshot.machine_at(port.id) == Some(machine)),
+        None => snapshot.port(ingress).is_some_and(|port| port.has_address(address)),
+    };
+    // Hosts of the Internet share one port.
+    let outside = Some(ingress) == snapshot.edge && tuple.source == tuple.destination;
+    outside || own(tuple.source) && own(tuple.destination)
+}
+
+/// The way of a packet that [`stays`].
+pub(super) fn looped<T: Trace>(snapshot: &Snapshot, ingress: PortId, tuple: FiveTuple, trace: &mut T) -> Way {
+    trace.step(|| {
+        let name = snapshot.port(ingress).map_or("", |port| &port.name);
+        let text =
+            format!("{tuple} stays in the machine: its kernel delivers it by the loopback, past every rule");
+        Step::new(StepKind::Deliver, name, text, None)
+    });
+    Way {
+        end: WayEnd::Arrived(ingress, tuple),
+        rules: SmallVec::new(),
+        decided_by: None,
+        left: None,
+        delay_ns: 0,
+        assumptions: SmallVec::new(),
+    }
+}
+
 /// Follows a packet; what it opens is added to the sessions.
 pub(super) fn follow<T: Trace>(
     snapshot: &Snapshot,
