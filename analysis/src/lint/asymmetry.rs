@@ -1,12 +1,15 @@
 //! Pairs whose answers take another way past stateful appliances.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vnet_config::Topology;
 use vnet_config::model::{
-    AddressSpec, FirewallPolicy, FirewallProtocol, FirewallRule, NetworkRule, PortRange, ProbeProtocol,
-    RuleAction, RuleCollection, RuleCollectionGroup, RuleCollectionType, ThreatIntelMode,
+    Access, AddressSpec, Direction, FirewallPolicy, FirewallProtocol, FirewallRule, NetworkRule,
+    NetworkSecurityGroup, PortRange, ProbeProtocol, RuleAction, RuleCollection, RuleCollectionGroup,
+    RuleCollectionType, SecurityProtocol, SecurityRule, ThreatIntelMode,
 };
+use vnet_dataplane::{PortId, Reason};
 use vnet_fabric::Snapshot;
 use vnet_fabric::path::{Endpoint, Outcome, ends, outcome};
 use vnet_fabric::snapshot::PortKind;
@@ -17,6 +20,9 @@ use super::{ASYMMETRIC_PATH, Found};
 
 /// Any port: the open variant has no rule that looks at it.
 const PORT: u16 = 9;
+/// Somebody on the Internet, of each family (RFC 5737, RFC 3849).
+const OUTSIDE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 pub(super) fn look(design: &Design<'_>, found: &mut Vec<Found>) {
     let (_, open) = vnet_fabric::converge(&opened(design.topology));
@@ -28,6 +34,7 @@ pub(super) fn look(design: &Design<'_>, found: &mut Vec<Found>) {
         .map(|(home, end)| (end, home))
         .collect();
     let mut said: HashSet<(String, String)> = HashSet::new();
+    from_outside(&open, edge, &ends, found);
     for (from, near) in &ends {
         for (to, far) in &ends {
             let (a, b) = (near.name.clone(), far.name.clone());
@@ -49,6 +56,44 @@ pub(super) fn look(design: &Design<'_>, found: &mut Vec<Found>) {
             }
         }
     }
+}
+
+/// Machines with a public address whose answers to the Internet leave by an appliance: who asked takes them for no answers,
+/// whatever the appliance makes of them.
+fn from_outside(open: &Snapshot, edge: Option<PortId>, ends: &[(Endpoint, Home)], found: &mut Vec<Found>) {
+    let outside = Endpoint { name: "the Internet".to_owned(), addresses: OUTSIDE.to_vec(), port: edge };
+    let mut said: HashSet<&str> = HashSet::new();
+    for (to, home) in ends {
+        let public = to.port.is_some_and(|port| !open.public_addresses(port).is_empty());
+        if !public || said.contains(&*home.name) {
+            continue;
+        }
+        let Ok(outcome) = outcome(open, &outside, to, ProbeProtocol::Udp, Some(PORT)) else { continue };
+        if outcome.arrived.is_none() || !outcome.asymmetric {
+            continue;
+        }
+        said.insert(&home.name);
+        let back: Vec<Hop> = outcome.via_reverse.iter().chain(&outcome.refused_by).copied().collect();
+        found.push(Found {
+            lint: ASYMMETRIC_PATH,
+            path: home.path.clone(),
+            message: format!(
+                "the Internet reaches {} ({}) {} at its public address, and the answer leaves {}: nobody takes it for an answer",
+                to.name,
+                home.name,
+                way(open, &outcome.via),
+                way(open, &back)
+            ),
+            help: "publish the machine by an address of the appliance, or give its subnet a route by which answers leave \
+                   for the Internet directly"
+                .to_owned(),
+        });
+    }
+}
+
+fn way(snapshot: &Snapshot, hops: &[Hop]) -> String {
+    let names: Vec<&str> = hops.iter().map(|hop| snapshot.hop_name(*hop)).collect();
+    if names.is_empty() { "directly".to_owned() } else { format!("by {}", names.join(", ")) }
 }
 
 /// Where an end is: its subnet or site, and the place in the file.
@@ -91,16 +136,15 @@ fn one_way(
         let kept = hops.iter().filter(|hop| !matches!(hop, Hop::Gateway(_)));
         kept.map(|hop| snapshot.hop_name(*hop).to_owned()).collect()
     };
-    let (out, mut back) = (stateful(&outcome.via), stateful(&outcome.via_reverse));
+    let return_way: Vec<Hop> = outcome.via_reverse.iter().chain(&outcome.refused_by).copied().collect();
+    let (out, mut back) = (stateful(&outcome.via), stateful(&return_way));
+    // An answer that is lost on the way that it should take is not asymmetric.
+    let lost = outcome.reason.is_some_and(|reason| reason != Reason::AsymmetricReturn);
+    let as_far = out.iter().rev().zip(&back).all(|(out, back)| out == back) && back.len() <= out.len();
     back.reverse();
-    // An answer that is lost for want of a route is not asymmetric.
-    if out == back || (outcome.reason.is_some() && outcome.via_reverse.is_empty()) {
+    if out == back || lost && as_far {
         return None;
     }
-    let way = |hops: &[Hop]| {
-        let names: Vec<&str> = hops.iter().map(|hop| snapshot.hop_name(*hop)).collect();
-        if names.is_empty() { "directly".to_owned() } else { format!("by {}", names.join(", ")) }
-    };
     let half: Vec<&String> = out
         .iter()
         .filter(|name| !back.contains(name))
@@ -116,29 +160,57 @@ fn one_way(
         near.name,
         to.name,
         far.name,
-        way(&outcome.via),
-        way(&outcome.via_reverse)
+        way(snapshot, &outcome.via),
+        way(snapshot, &return_way)
     ))
 }
 
 /// The same design with nothing that filters, so that ways are seen which rules cut off.
 fn opened(topology: &Topology) -> Topology {
     let mut open = topology.clone();
+    let name = "everything-passes";
+    for nic in open.virtual_machines.values_mut().flat_map(|machine| &mut machine.network_interfaces) {
+        let network = topology.virtual_networks.get(&nic.subnet.virtual_network);
+        let subnet = network.and_then(|network| network.subnets.get(&nic.subnet.subnet));
+        let guarded = nic.network_security_group.is_some()
+            || subnet.is_some_and(|subnet| subnet.network_security_group.is_some());
+        // A public address without a group lets nothing in.
+        let keeps = guarded && !nic.public_ip_addresses.is_empty();
+        nic.network_security_group = keeps.then(|| name.to_owned());
+    }
     for subnet in open.virtual_networks.values_mut().flat_map(|network| network.subnets.values_mut()) {
         subnet.network_security_group = None;
     }
-    for nic in open.virtual_machines.values_mut().flat_map(|machine| &mut machine.network_interfaces) {
-        nic.network_security_group = None;
-    }
+    open.network_security_groups.insert(name.to_owned(), nothing_denied());
     for policy in open.firewall_policies.values_mut() {
         policy.rule_collection_groups.clear();
     }
-    let name = "everything-passes";
     open.firewall_policies.insert(name.to_owned(), everything_passes());
     for firewall in open.azure_firewalls.values_mut() {
         firewall.firewall_policy = Some(name.to_owned());
     }
     open
+}
+
+fn nothing_denied() -> NetworkSecurityGroup {
+    let rule = |direction| SecurityRule {
+        name: format!("{direction:?}"),
+        description: None,
+        priority: 100,
+        direction,
+        access: Access::Allow,
+        protocol: SecurityProtocol::Any,
+        source_address_prefixes: vec![AddressSpec::Any],
+        source_application_security_groups: Vec::new(),
+        source_port_ranges: vec![PortRange::ANY],
+        destination_address_prefixes: vec![AddressSpec::Any],
+        destination_application_security_groups: Vec::new(),
+        destination_port_ranges: vec![PortRange::ANY],
+    };
+    NetworkSecurityGroup {
+        security_rules: vec![rule(Direction::Inbound), rule(Direction::Outbound)],
+        ..NetworkSecurityGroup::default()
+    }
 }
 
 fn everything_passes() -> FirewallPolicy {

@@ -38,8 +38,8 @@ macro_rules! lints {
 lints! {
     ASYMMETRIC_PATH = "asymmetric-path", [FirewallNoSession, FirewallStateful],
         "Answers between two subnets pass other stateful appliances than the packets they answer.";
-    DEAD_NEXT_HOP = "dead-next-hop", [NextHopReachable, FabricForwarding],
-        "A route leads to an appliance that is not there, does not forward, or is not in the network or a directly peered one.";
+    DEAD_NEXT_HOP = "dead-next-hop", [NextHopReachable, FabricForwarding, NextHopGateway],
+        "A route leads to an appliance that is not there, does not forward or cannot be reached, or to a gateway that is none.";
     SHADOWED_NSG_RULE = "shadowed-nsg-rule", [NsgFirstMatch],
         "Rules with a smaller priority match every packet that this one is for.";
     IGNORED_ROUTE = "ignored-route", [RouteLpm, RouteUser],

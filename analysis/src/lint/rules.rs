@@ -59,16 +59,34 @@ fn shadowed(design: &Design<'_>, set: &RuleSet) -> Vec<(String, Option<Vec<Strin
             let earlier: Vec<usize> = (0..index)
                 .filter(|other| spaces[*other].as_ref().is_some_and(|space| meets(space, own)))
                 .collect();
-            let covers: Vec<Cube> =
-                earlier.iter().filter_map(|other| spaces[*other].as_deref()).flatten().copied().collect();
+            let hides = |rules: &[usize]| {
+                let covers: Vec<Cube> =
+                    rules.iter().filter_map(|other| spaces[*other].as_deref()).flatten().copied().collect();
+                covered(own, &covers, STEPS_MAX) == Some(true)
+            };
             // A rule that matches nothing, as for an empty tag, is not hidden by others.
-            let hidden = !own.is_empty() && covered(own, &covers, STEPS_MAX) == Some(true);
-            hidden
-                .then(|| earlier.iter().filter_map(|other| user_rule(design, &set.rules()[*other])).collect())
+            let hidden = !own.is_empty() && hides(&earlier);
+            let needed = |rule: &usize| user_rule(design, &set.rules()[*rule]);
+            hidden.then(|| needed_of(earlier, hides).iter().filter_map(needed).collect())
         });
         out.push((name, by));
     }
     out
+}
+
+/// Of rules that hide another together those that it takes: one alone where one does, else none that can be left out.
+fn needed_of(mut rules: Vec<usize>, hides: impl Fn(&[usize]) -> bool) -> Vec<usize> {
+    if let Some(alone) = rules.iter().find(|rule| hides(&[**rule])) {
+        return vec![*alone];
+    }
+    // The later rule is left out first, so that what stands first keeps its name in the finding.
+    for index in (0..rules.len()).rev() {
+        let rule = rules.remove(index);
+        if !hides(&rules) {
+            rules.insert(index, rule);
+        }
+    }
+    rules
 }
 
 fn meets(a: &[Cube], b: &[Cube]) -> bool {
