@@ -56,6 +56,9 @@ pub struct Args {
     /// Most flows, one for each direction, that a worker holds.
     #[arg(long, env = "VNETD_FLOWS_MAX", value_name = "N", default_value_t = 1 << 20)]
     pub flows_max: usize,
+    /// Most flows that enter by one NIC, as many as Azure holds for one; the workers share them.
+    #[arg(long, env = "VNETD_NIC_FLOWS_MAX", value_name = "N", default_value_t = vnet_router::NIC_FLOWS_MAX)]
+    pub nic_flows_max: usize,
     /// Most sessions that a lab's NSGs and firewalls hold together.
     #[arg(long, env = "VNETD_SESSIONS_MAX", value_name = "N", default_value_t = 1 << 17)]
     pub sessions_max: usize,

@@ -62,9 +62,10 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
     let metrics_address = parse_metrics(&args.metrics)?;
+    let workers = args.workers.map_or_else(default_workers, usize::from);
     let options = Options {
         state_root: state_dir::default_root(args.state_dir.as_deref()),
-        workers: args.workers.map_or_else(default_workers, usize::from),
+        workers,
         offloads: args.offloads,
         sessions_max: args.sessions_max,
         patience: Patience {
@@ -73,6 +74,7 @@ async fn run(args: Args, log: LogControl) -> anyhow::Result<()> {
         },
         router: RouterOptions {
             flows_max: args.flows_max,
+            nic_flows_max: args.nic_flows_max.div_ceil(workers),
             coalesce: args.coalesce,
             datagrams: doctor::takes_datagram_segments(),
             offload: args.offload == FlowOffload::Kernel,

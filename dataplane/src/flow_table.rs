@@ -13,6 +13,7 @@ use crate::action_lists::ActionLists;
 use crate::hash::TupleHash;
 use crate::index::Index;
 use crate::list::{Lists, NIL, Wheel};
+use crate::port::PortId;
 use crate::reason::Reason;
 use crate::session::SessionRef;
 use crate::time::Nanos;
@@ -73,6 +74,8 @@ pub struct FlowTable {
     /// Flows by state, oldest in that state first; established ones are in none.
     by_state: Lists,
     counts: [usize; FlowState::ALL.len() + 1],
+    /// Flows that are not dropped, by the port that they enter.
+    by_port: Vec<u32>,
     /// Offload records of flows that went or were decided anew.
     loosened: Vec<u32>,
 }
@@ -91,6 +94,7 @@ impl FlowTable {
             wheel: Wheel::new(0),
             by_state: Lists::new(FlowState::ALL.len() + 1),
             counts: [0; FlowState::ALL.len() + 1],
+            by_port: Vec::new(),
             loosened: Vec::new(),
         }
     }
@@ -210,6 +214,11 @@ impl FlowTable {
         self.entries.get_mut(id.0).look_at = 0;
     }
 
+    /// Flows that enter by a port and are not dropped.
+    pub fn of_port(&self, port: PortId) -> usize {
+        self.by_port.get(port.index()).map_or(0, |count| *count as usize)
+    }
+
     /// Enters a flow, or what was decided anew for one that is in the table: that keeps its counters and state.
     /// Fails with [`Reason::FlowLimit`] when the table is full of established flows.
     pub fn insert(
@@ -241,6 +250,7 @@ impl FlowTable {
         let initial = initial_state(&key, &decision, flags);
         flow.state = initial;
         self.counts[initial as usize] += 1;
+        self.count_port(slot, 1);
         self.enter_drops(slot);
         self.arm(slot);
         Ok(FlowId(slot))
@@ -309,6 +319,7 @@ impl FlowTable {
         flow.in_use = false;
         loosen(&mut self.loosened, flow);
         let (hash, list, state) = (flow.key().hash(&self.hash), flow.list, flow.state);
+        self.count_port(id.0, -1);
         self.leave_drops(id.0);
         self.index.remove(hash, id.0);
         self.lists.release(list);
@@ -384,10 +395,24 @@ impl FlowTable {
     fn enter_state(&mut self, slot: u32, state: FlowState) {
         self.counts[self.entries.get(slot).state as usize] -= 1;
         self.counts[state as usize] += 1;
+        self.count_port(slot, -1);
         self.leave_drops(slot);
         self.entries.get_mut(slot).state = state;
         self.enter_drops(slot);
+        self.count_port(slot, 1);
         self.arm(slot);
+    }
+
+    fn count_port(&mut self, slot: u32, change: i32) {
+        let flow = self.entries.get(slot);
+        if flow.state == FlowState::Dropped {
+            return;
+        }
+        let port = flow.key().ingress().index();
+        if port >= self.by_port.len() {
+            self.by_port.resize(port + 1, 0);
+        }
+        self.by_port[port] = self.by_port[port].saturating_add_signed(change);
     }
 
     fn enter_drops(&mut self, slot: u32) {

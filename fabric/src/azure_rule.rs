@@ -1,5 +1,7 @@
 //! The rules of Azure that the code implements, by their ids in docs/AZURE-RULES.md.
 
+use vnet_dataplane::Reason;
+
 use crate::trace::Certainty;
 
 macro_rules! azure_rules {
@@ -41,6 +43,10 @@ azure_rules! {
     FabricForwarding = "FABRIC-FORWARDING", Documented, "a NIC receives packets for its own addresses only, unless IP forwarding is on";
     FabricPlatform = "FABRIC-PLATFORM", Documented, "the platform's addresses bypass routes and security groups";
     FabricNoListener = "FABRIC-NO-LISTENER", Inferred, "nothing holds the destination address";
+    FabricMtu = "FABRIC-MTU", Documented, "more than 1500 bytes pass inside a network and over peerings of one region only";
+    FabricFragments = "FABRIC-FRAGMENTS", Documented, "a fragment that comes before the first one of its packet is dropped";
+    FabricFlows = "FABRIC-FLOWS", Documented, "a NIC has 500,000 flows at most";
+    FabricFlowTimeout = "FABRIC-FLOW-TIMEOUT", Documented, "flowTimeoutInMinutes forgets the idle flows of a network's machines";
     FabricTtl = "FABRIC-TTL", Observed, "the fabric decrements no TTL, appliances do";
     FabricLoop = "FABRIC-LOOP", Inferred, "a packet that goes in a circle dies";
     AddressDynamic = "ADDRESS-DYNAMIC", Inferred, "dynamic allocation takes the lowest free address";
@@ -144,6 +150,19 @@ azure_rules! {
     LatencyZone = "LATENCY-ZONE", Inferred, "0.3 ms inside a zone, 1 ms between zones";
 }
 
+impl AzureRule {
+    /// What stands behind a drop that no decision made but the packet's way: for its size, its fragments or its flow.
+    pub fn of_drop(reason: Reason) -> Option<AzureRule> {
+        match reason {
+            Reason::PacketTooBig => Some(AzureRule::FabricMtu),
+            Reason::FragmentOutOfOrder => Some(AzureRule::FabricFragments),
+            Reason::FlowLimit => Some(AzureRule::FabricFlows),
+            Reason::TtlExceeded => Some(AzureRule::FabricTtl),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,10 +220,11 @@ mod tests {
 
     #[test]
     fn every_documented_test_exists() {
-        let package = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut code = String::new();
-        sources(&package.join("src"), &mut code);
-        sources(&package.join("tests"), &mut code);
+        for folder in ["src", "tests", "../dataplane/src", "../router/tests"] {
+            sources(&own.join(folder), &mut code);
+        }
         let text = include_str!("../../docs/AZURE-RULES.md");
         let tests =
             text.lines().filter_map(|line| line.strip_prefix("- Test: ")).flat_map(|line| line.split(", "));

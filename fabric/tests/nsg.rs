@@ -718,3 +718,24 @@ fn rules_name_protocols_by_number_and_icmp_has_no_ports() {
     assert_eq!(by(Protocol::UDP, 80), "g/securityRules/any-80");
     assert_eq!(by(Protocol::UDP, 81), "g/securityRules/close");
 }
+
+#[test]
+fn a_network_says_how_long_idle_flows_are_known() {
+    let minutes = |flow_timeout: &str| {
+        let text = format!(
+            "
+name: idle
+virtualNetworks:
+  v: {{addressSpace: [10.0.0.0/16], subnets: {{s: {{addressPrefix: 10.0.0.0/24, networkSecurityGroup: n}}}}{flow_timeout}}}
+virtualMachines:
+  a: {{subnet: v/s, privateIPAddress: 10.0.0.4}}
+  b: {{subnet: v/s, privateIPAddress: 10.0.0.5}}
+networkSecurityGroups: {{n: {{}}}}
+"
+        );
+        let decision = send(&lab(&text), "a/eth0", &packet(Protocol::TCP, "10.0.0.4", "10.0.0.5", 443));
+        decision.opens.iter().map(|open| open.idle_minutes).collect::<Vec<_>>()
+    };
+    assert_eq!(minutes(""), [0, 0]);
+    assert_eq!(minutes(", flowTimeoutInMinutes: 5"), [5, 5]);
+}

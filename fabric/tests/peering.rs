@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use vnet_dataplane::{Nanos, Protocol, Reason};
+use vnet_dataplane::{Action, Nanos, Protocol, Reason};
 use vnet_fabric::control::{Effect, PeeringState};
 use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{Event, State, compile};
@@ -129,6 +129,18 @@ fn a_changed_range_is_synced_by_an_apply() {
 fn a_peering_across_regions_is_global() {
     let text = pair("{}", "{}").replace("  b: {addressSpace", "  b: {location: westus, addressSpace");
     assert!(routes(&lab(&text), "a/s").contains(&"Default Active 10.1.0.0/16 VNetGlobalPeering".to_owned()));
+}
+
+#[test]
+fn a_global_peering_takes_packets_of_1500_bytes() {
+    let limit = |text: &str| {
+        let decision = send(&lab(text), "a1/eth0", &packet(Protocol::ICMP, "10.0.0.4", "10.1.0.4", 7));
+        decision.actions.iter().copied().find(|action| matches!(action, Action::LimitMtu { .. }))
+    };
+    let near = pair("{}", "{}");
+    assert_eq!(limit(&near), None);
+    let far = near.replace("  b: {addressSpace", "  b: {location: westus, addressSpace");
+    assert_eq!(limit(&far), Some(Action::LimitMtu { mtu: 1500, answer_from: "10.0.0.1".parse().unwrap() }));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use drops::{DropLog, DropRecord};
 pub use ledger::{Balance, Ledger, Pair, PortCounts, Single};
 pub use output::Output;
 pub use rates::Rates;
-pub use router::{FlowRecord, Router, RouterOptions};
+pub use router::{FlowRecord, NIC_FLOWS_MAX, Router, RouterOptions};
 pub use shared::{SessionMemory, Sessions, Shared};
 pub use tap::{TapFilter, TapId, TapSink, Tapped};
 pub use tunnels::{TunnelSetup, Tunnels};

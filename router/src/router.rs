@@ -31,11 +31,16 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// The same while more wait than one call looks at: as many go as a quarter of a million a second.
 const EXPIRY_BEHIND: Duration = Duration::from_millis(1);
 
+/// Most flows of one NIC: Azure's limit of concurrent flows.
+pub const NIC_FLOWS_MAX: usize = 500_000;
+
 /// Bounds and switches of a router.
 #[derive(Clone, Copy, Debug)]
 pub struct RouterOptions {
     /// Most flows, a direction each, of one worker.
     pub flows_max: usize,
+    /// Most flows of one worker that enter by one NIC.
+    pub nic_flows_max: usize,
     /// Join neighbours of a flow into super-packets: what a tunnel opened, and what [`Router::gather`] lets wait.
     pub coalesce: bool,
     /// Datagrams too: whoever takes the frames can segment them.
@@ -46,7 +51,13 @@ pub struct RouterOptions {
 
 impl Default for RouterOptions {
     fn default() -> Self {
-        RouterOptions { flows_max: 1 << 20, coalesce: true, datagrams: true, offload: true }
+        RouterOptions {
+            flows_max: 1 << 20,
+            nic_flows_max: NIC_FLOWS_MAX,
+            coalesce: true,
+            datagrams: true,
+            offload: true,
+        }
     }
 }
 
@@ -86,6 +97,7 @@ pub struct FlowRecord {
 pub struct Router {
     pub(crate) flows: FlowTable,
     pub(crate) fragments: FragmentTracker,
+    pub(crate) nic_flows_max: usize,
     pub(crate) core: Core,
     pub(crate) offloading: Offloading,
     pub(crate) taps: Vec<Tap>,
@@ -114,6 +126,7 @@ impl Router {
             epoch: 0,
             next_expiry: Nanos::ZERO,
             next_turn: Nanos::ZERO,
+            nic_flows_max: options.nic_flows_max,
             core: Core::new(shared, coalescers),
             offloading: Offloading::new(options.offload),
             taps: Vec::new(),

@@ -9,6 +9,7 @@ use vnet_dataplane::{
     ActionList, FiveTuple, FlowDecision, FlowEntry, FlowId, FlowKey, FlowState, FunctionId, Nanos,
     PacketMeta, PortId, Reason, SessionRef, TcpFlags,
 };
+use vnet_fabric::snapshot::PortKind;
 use vnet_fabric::{Decision, NoTrace, RuleId, Verdict};
 
 use crate::core::{Core, Packet, seconds};
@@ -48,6 +49,9 @@ impl Router {
         meta: &PacketMeta,
         now: Nanos,
     ) -> Result<FlowId, Reason> {
+        if self.is_full_of(&key) {
+            return Err(Reason::FlowLimit);
+        }
         let held = self.core.judge(&mut self.decision, key.ingress(), meta, now)?;
         let decision = &*self.decision;
         let entry = FlowDecision {
@@ -61,6 +65,14 @@ impl Router {
             self.flows.forget_drops(&open.tuple);
         }
         self.flows.insert(key, entry, meta.tcp_flags, now)
+    }
+
+    /// Whether a NIC has as many flows as Azure lets it have, and this is not one of them.
+    fn is_full_of(&self, key: &FlowKey) -> bool {
+        let port = key.ingress();
+        self.flows.of_port(port) >= self.nic_flows_max
+            && self.core.snapshot.port(port).is_some_and(|port| matches!(port.kind, PortKind::Nic { .. }))
+            && self.flows.lookup(key).is_none()
     }
 
     /// Decides a packet that makes no flow.

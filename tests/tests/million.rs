@@ -107,7 +107,8 @@ impl Held {
         let ends = [fabric.port_of("ma"), fabric.port_of("mb")];
         let memory = SessionMemory::new(vec![SessionRecord::FREE; 1 << 19]);
         let shared = Arc::new(Shared::new(fabric.snapshot, memory, 7, 0));
-        let options = RouterOptions { flows_max: 1 << 20, ..RouterOptions::default() };
+        let options =
+            RouterOptions { flows_max: 1 << 20, nic_flows_max: usize::MAX, ..RouterOptions::default() };
         let mut router = Router::new(shared, options, 7);
         router.begin();
         let there = FiveTuple {

@@ -10,13 +10,6 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         if network.dhcp_options.as_ref().is_some_and(|options| !options.dns_servers.is_empty()) {
             warn(check, &format!("{path}.dhcpOptions.dnsServers"), "machines are told of no DNS server yet");
         }
-        if network.flow_timeout_in_minutes.is_some() {
-            warn(
-                check,
-                &format!("{path}.flowTimeoutInMinutes"),
-                "idle flows are forgotten as without it yet",
-            );
-        }
     }
     for (name, policy) in &topology.firewall_policies {
         if policy.threat_intel_mode == ThreatIntelMode::Deny {

@@ -76,7 +76,12 @@ impl Evidence {
             arrived_from: last
                 .filter(|last| matches!(last.verdict, Verdict::Deliver(_)))
                 .map(|last| last.leaves_as.source),
-            delivered_to: last.and_then(|last| elsewhere(&snapshot, request, last)),
+            delivered_to: if ends.source == ends.destination {
+                // Its own address: the packet stays in the machine.
+                Some(request.from.clone()).filter(|from| *from != request.to)
+            } else {
+                last.and_then(|last| elsewhere(&snapshot, request, last))
+            },
             drop_out: find(&|tuple| matches(tuple) || passes(&forward, tuple)),
             drop_back: find(&|tuple| {
                 answers(tuple) || passes(&reverse, tuple) || passes(&forward, &tuple.reversed())

@@ -11,6 +11,7 @@ use vnet_api::{
     PeerConfig, RunsIn, TunnelState, TunnelStatus,
 };
 use vnet_dataplane::{Action, FlowState, Nanos, PortId, Reason};
+use vnet_fabric::azure_rule::AzureRule;
 use vnet_fabric::snapshot::{
     ApplianceKind, CounterKind, FunctionKind, LimiterSpec, PortKind, Snapshot, TunnelPeer, TunnelSpec,
 };
@@ -178,7 +179,10 @@ pub(super) fn drops(lab: &Lab) -> DropReport {
             reason: reason.name().to_owned(),
             packets,
             last: last.and_then(|record| record.tuple).map(|tuple| tuple.to_string()),
-            rule: last.and_then(|record| snapshot.rule(record.rule?)).map(|rule| rule.reference.name.clone()),
+            rule: last
+                .and_then(|record| snapshot.rule(record.rule?))
+                .map(|rule| rule.reference.name.clone())
+                .or_else(|| AzureRule::of_drop(reason).map(|rule| rule.text().to_owned())),
             last_ms_ago: last.map(|record| now.since(record.at).as_millis() as u64),
         });
     }

@@ -44,7 +44,7 @@ pub(crate) use routes::{describe as describe_next_hop, next_hop_type};
 pub(crate) use tunnels::{tunnel_names, tunnels_of};
 
 /// Largest packet that NICs and appliances take.
-const NIC_MTU: u16 = 1500;
+pub(crate) const NIC_MTU: u16 = 1500;
 /// Largest packet that a VPN tunnel takes.
 pub(crate) const TUNNEL_MTU: u16 = 1400;
 
@@ -268,6 +268,7 @@ impl<'a> Builder<'a> {
                 outbound: None,
                 express_route: None,
                 encryption: network.encryption.as_ref().filter(|own| own.enabled).map(|own| own.enforcement),
+                flow_timeout_minutes: network.flow_timeout_in_minutes.unwrap_or(0),
             });
         }
     }

@@ -6,7 +6,7 @@ use vnet_dataplane::{Action, FiveTuple, FunctionId, Reason};
 
 use super::{Next, Sender, Walk};
 use crate::azure_rule::AzureRule;
-use crate::decision::{SessionSide, SessionView};
+use crate::decision::{SessionOpen, SessionSide, SessionView};
 use crate::snapshot::network::{Judgement, Nic, Nsg, is_platform};
 use crate::snapshot::rules::Rule;
 use crate::snapshot::tags::Tags;
@@ -148,7 +148,11 @@ impl<'a, S: SessionView, T: Trace> Walk<'a, S, T> {
         }
         if tracked {
             let rule = self.allowed_by.unwrap_or_else(|| self.snapshot.check(AzureRule::NsgStateful));
-            self.open_session(way.function(nic), rule);
+            let network = &self.snapshot.networks[self.snapshot.subnets[nic.subnet].network];
+            self.add_session(SessionOpen {
+                idle_minutes: network.flow_timeout_minutes,
+                ..SessionOpen::new(way.function(nic), self.tuple, rule)
+            });
         }
         None
     }

@@ -4,6 +4,7 @@ use vnet_config::model::PeeringFlags;
 use vnet_dataplane::{Action, Reason};
 
 use super::{Next, Sender, Walk};
+use crate::compile::NIC_MTU;
 use crate::control::PeeringState;
 use crate::decision::SessionView;
 use crate::snapshot::Snapshot;
@@ -57,6 +58,9 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
             self.tags_only(reverse.rules.forwarded, at, text);
         }
         self.act(Action::Count(half.counter));
+        if half.global {
+            self.limit_size(half.local);
+        }
         self.note(StepKind::Peering, Some(half.rules.connected), at, || {
             format!("crosses the peering from {} to {}", from.name, to.name)
         });
@@ -66,6 +70,17 @@ impl<S: SessionView, T: Trace> Walk<'_, S, T> {
     /// A flag that would drop the packet, by the reading in which it only changes tags.
     fn tags_only(&mut self, flag: RuleId, at: &str, text: impl FnOnce() -> String) {
         self.note(StepKind::Peering, Some(flag), at, || format!("{}: by tagOnly it passes", text()));
+    }
+
+    /// Larger packets than every network takes pass inside a network and over peerings of one region only. Who complains is the
+    /// network's first address, which machines have as their gateway.
+    pub(super) fn limit_size(&mut self, network: usize) {
+        let source = self.tuple.source;
+        let ranges = &self.snapshot.networks[network].ranges;
+        let own = ranges.iter().find(|range| range.contains(&source));
+        let range = own.or_else(|| ranges.iter().find(|range| range.addr().is_ipv4() == source.is_ipv4()));
+        let gateway = range.and_then(|range| range.hosts().next());
+        self.act(Action::LimitMtu { mtu: NIC_MTU, answer_from: gateway.unwrap_or(source) });
     }
 
     /// Whether the sender's subnet and the destination's both take part in a subnet peering. Azure's own gateways pass

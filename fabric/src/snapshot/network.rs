@@ -49,6 +49,8 @@ pub(crate) struct Network {
     pub(crate) express_route: Option<Arc<str>>,
     /// What becomes of traffic that cannot be encrypted; `None` without virtual network encryption.
     pub(crate) encryption: Option<EncryptionEnforcement>,
+    /// Minutes after which an idle flow of its machines is forgotten; 0 where the usual time holds.
+    pub(crate) flow_timeout_minutes: u8,
 }
 
 /// The gateway that routes to VirtualNetworkGateway lead to.

@@ -13,6 +13,7 @@ pub(crate) const LABS: &[Lab] = &[
     Lab::new("peering::goes_through_azures_states", goes_through_azures_states).needs(&["ping"]),
     Lab::new("peering::changed_ranges_wait_for_a_sync", changed_ranges_wait).needs(&["ping"]),
     Lab::new("peering::of_subnets_passes_the_listed_ones", of_subnets).needs(&["ping", "nc"]),
+    Lab::new("peering::across_regions_takes_1500_bytes", across_regions).needs(&["ping"]),
     Lab::new("peering::unencrypted_traffic_is_dropped", unencrypted_traffic).needs(&["ping"]),
 ];
 
@@ -296,6 +297,50 @@ fn of_subnets(scene: &Scene) -> Result<()> {
     lab.ctl(&["peering", "sync", "a/c"])?.ok()?;
     lab.expect_ping("a-shared", "10.6.2.4")?;
     lab.expect_ping("c-other", "10.0.1.4")
+}
+
+const REGIONS: &str = "\
+name: regions
+regions: {latency: none}
+virtualNetworks:
+  left:
+    addressSpace: [10.1.0.0/16]
+    location: eastus
+    subnets: {app: 10.1.0.0/24}
+    peerings: {near: {}, far: {}}
+  near:
+    addressSpace: [10.2.0.0/16]
+    location: eastus
+    subnets: {app: 10.2.0.0/24}
+    peerings: {left: {}}
+  far:
+    addressSpace: [10.3.0.0/16]
+    location: westus
+    subnets: {app: 10.3.0.0/24}
+    peerings: {left: {}}
+virtualMachines:
+  a: {subnet: left/app, privateIPAddress: 10.1.0.4}
+  b: {subnet: near/app, privateIPAddress: 10.2.0.4}
+  c: {subnet: far/app, privateIPAddress: 10.3.0.4}
+";
+
+/// Machines that take larger packets: they reach each other by a peering inside the region, and learn of 1500 bytes on
+/// the way to another one.
+fn across_regions(scene: &Scene) -> Result<()> {
+    let lab = scene.up(REGIONS)?;
+    for machine in ["a", "b", "c"] {
+        lab.exec(machine, &["ip", "link", "set", "eth0", "mtu", "3900"])?.ok()?;
+    }
+    let ping =
+        |to: &str, bytes: &str| lab.exec("a", &["ping", "-c", "1", "-W", "5", "-M", "do", "-s", bytes, to]);
+    ping("10.2.0.4", "3000")?.ok()?;
+    let refused = lab.expect_drop("PacketTooBig", || ping("10.3.0.4", "3000"))?;
+    ensure!(!refused.success() && refused.stdout.contains("From 10.1.0.1"), "{refused:?}");
+    ensure!(refused.stdout.contains("mtu = 1500") || refused.stdout.contains("mtu=1500"), "{refused:?}");
+    ping("10.3.0.4", "1400")?.ok()?;
+    let drops = lab.ctl(&["drops"])?.ok()?.stdout;
+    ensure!(drops.contains("over peerings of one region only"), "{drops}");
+    Ok(())
 }
 
 const ENCRYPTED: &str = "\

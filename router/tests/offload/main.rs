@@ -262,6 +262,28 @@ fn an_evicted_flow_is_withdrawn_and_still_counted() {
 }
 
 #[test]
+fn a_nic_has_so_many_flows_and_no_more() {
+    let options = RouterOptions { nic_flows_max: 2, offload: false, ..RouterOptions::default() };
+    let mut world = World::new(&lab(0), options, 64);
+    let all = connections(&world);
+    let datagrams = [&all[2], &all[5]];
+    for connection in datagrams {
+        assert_eq!(world.send(&packet(connection, false, 0)).len(), 1);
+    }
+    // ma has two flows: a third one is dropped, those go on, and another machine is not concerned.
+    assert!(world.send(&packet(&all[0], false, SYN)).is_empty());
+    let drops = |world: &mut World| -> u64 {
+        world.counted().ports.iter().map(|(_, _, drops)| drops[Reason::FlowLimit as usize]).sum()
+    };
+    assert_eq!(drops(&mut world), 1);
+    assert_eq!(world.send(&packet(datagrams[0], false, 0)).len(), 1);
+    assert_eq!(world.send(&packet(&all[8], false, 0)).len(), 1);
+    // Once they are idle there is room again.
+    world.pass(300_000);
+    assert_eq!(world.send(&packet(&all[0], false, SYN)).len(), 1);
+}
+
+#[test]
 fn entries_that_the_kernel_lost_are_entered_again() {
     let mut world = world();
     let connection = connections(&world)[0];
