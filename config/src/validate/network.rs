@@ -37,21 +37,8 @@ pub(crate) fn check(check: &mut Check<'_, '_>) {
         subnets(check, name, network);
         summaries(check, name, network);
         ddos(check, name, network);
-        flow_timeout(check, name, network);
     }
     tenants(check);
-}
-
-fn flow_timeout(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
-    if let Some(minutes) = network.flow_timeout_in_minutes.filter(|minutes| !(4..=30).contains(minutes)) {
-        let path = format!("virtualNetworks.{name}.flowTimeoutInMinutes");
-        let message = format!("{minutes} minutes are not between 4 and 30");
-        check.at(
-            &path,
-            Finding::error("flow-timeout", message)
-                .help("name 4 to 30 minutes, or leave it out for the usual times"),
-        );
-    }
 }
 
 fn address_space(check: &mut Check<'_, '_>, name: &str, network: &VirtualNetwork) {
