@@ -153,8 +153,12 @@ impl Blueprint {
     fn add_port(&mut self, port: &PortInfo, snapshot: &Snapshot) {
         let Some((name, role, device)) = placement(&port.kind) else { return };
         let routes = match port.kind {
+            // What nobody on the Internet has goes to the daemon as well, which drops it and says so; by the host's own
+            // network it goes there.
             PortKind::InternetEdge => {
-                snapshot.edge_prefixes().iter().map(|prefix| RouteSpec::on_link(*prefix)).collect()
+                let own = snapshot.edge_prefixes().iter().map(|prefix| RouteSpec::on_link(*prefix));
+                let rest = RouteSpec::defaults().into_iter().filter(|_| !snapshot.host_egress());
+                own.chain(rest).collect()
             }
             _ if port.default_route => default_routes(&port.addresses),
             _ => Vec::new(),
@@ -288,6 +292,20 @@ internet:
         let web = &blueprint.namespaces["web"];
         assert_eq!(web.links[0].addresses, ["10.1.0.4/24".parse::<IpNet>().unwrap()]);
         assert_eq!(web.links[0].routes.len(), 1, "a default route of the one family that it has");
+    }
+
+    #[test]
+    fn the_daemon_gets_what_nobody_on_the_internet_has() {
+        let edge_routes = |text: &str| {
+            let blueprint = blueprint(text);
+            let links = &blueprint.namespaces[INTERNET].links;
+            links.iter().find(|link| link.name == EDGE_DEVICE).expect("the edge has a device").routes.clone()
+        };
+        let defaults =
+            |routes: &[RouteSpec]| routes.iter().filter(|route| route.destination.prefix_len() == 0).count();
+        assert_eq!(defaults(&edge_routes(HOSTS)), 2);
+        // There the host's own network is the rest of the Internet.
+        assert_eq!(defaults(&edge_routes(&HOSTS.replace("internet:", "internet:\n  egress: host"))), 0);
     }
 
     #[test]

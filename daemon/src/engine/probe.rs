@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use vnet_api::{ProbeRequest, ProbeResult, Protocol};
 use vnet_dataplane::{FiveTuple, Reason};
+use vnet_fabric::path::Endpoint;
 use vnet_fabric::snapshot::{PortInfo, PortKind};
 
 use super::blueprint::{Blueprint, Namespace, Role};
@@ -60,7 +61,15 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
         Some(address) => holder(&view.blueprint, address),
         None => Some(from.to_owned()).filter(|name| view.machines.contains_key(name.as_str())),
     }
-    .ok_or_else(|| ApiError::not_among("machine", from, view.machines.keys()))?;
+    .ok_or_else(|| {
+        let appliance = |name: &Namespace| matches!(name.role, Role::Appliance(_));
+        if view.blueprint.namespaces.get(from).is_some_and(appliance) {
+            let message =
+                format!("'{from}' is an appliance, from which nothing is probed: ask from a machine.");
+            return ApiError::bad_request(message);
+        }
+        ApiError::not_among("machine", from, view.machines.keys())
+    })?;
     let sender = open(&from)?.ok_or_else(|| ApiError::not_found("machine", &from))?;
     let sources = source.map_or_else(|| addresses(&view.blueprint, &from), |address| vec![address]);
     let (receiver, destinations) = match to.parse::<IpAddr>() {
@@ -74,7 +83,16 @@ pub(super) fn ends(lab: &Lab, from: &str, to: &str) -> Answer<Ends> {
             let public = if outside { public_addresses(lab, to) } else { Vec::new() };
             (open(to)?, if public.is_empty() { addresses(&view.blueprint, to) } else { public })
         }
-        Err(_) => return Err(ApiError::not_among("machine or address", to, view.machines.keys())),
+        // Appliances answer at their own addresses; a NIC is one of its machine's.
+        Err(_) => match Endpoint::resolve(&lab.snapshot(), to) {
+            Ok(end) => {
+                let name = end.addresses.first().and_then(|address| holder(&view.blueprint, *address));
+                (name.map(|name| open(&name)).transpose()?.flatten(), end.addresses)
+            }
+            Err(_) => {
+                return Err(ApiError::not_among("machine, appliance or address", to, view.machines.keys()));
+            }
+        },
     };
     let pair = destinations.iter().find_map(|destination| {
         let source = sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4())?;

@@ -217,6 +217,11 @@ fn answers_of_one_direction(scene: &Scene) -> Result<()> {
         let (verdict, reason) = probed("far", "near", service)?;
         ensure!((verdict.as_str(), reason.as_str()) == expected, "{service}: {verdict} {reason}");
     }
+    // By its name a firewall is asked at its own address.
+    let (verdict, reason) = probed("near", "fw", "icmp")?;
+    ensure!((verdict.as_str(), reason.as_str()) == allow, "{verdict} {reason}");
+    let refused = lab.ctl(&["path", "fw", "near", "icmp", "--probe"])?;
+    ensure!(refused.stderr.contains("is an appliance"), "{refused:?}");
     // The firewall's own route loses the answers that it has translated back.
     let lost = edited(
         ONE_SIDED,
