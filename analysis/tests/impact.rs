@@ -1,13 +1,13 @@
 //! An impact says of every pair what two matrices say, and of live flows what their sessions make of a change.
 
-use vnet_analysis::impact::{Effect, ImpactReport, LiveFlow, PairChange, impact, impact_of_files};
+use vnet_analysis::impact::{Effect, ImpactReport, LiveFlow, LiveState, PairChange, impact, impact_of_files};
 use vnet_analysis::search::SearchProtocol;
 use vnet_config::Topology;
 use vnet_config::model::{PortRange, ProbeProtocol};
 use vnet_dataplane::{FiveTuple, Nanos, Protocol};
 use vnet_fabric::control::{Event, State};
-use vnet_fabric::path::PairReport;
-use vnet_fabric::{Snapshot, converge, matrix};
+use vnet_fabric::path::{PairReport, first_packet};
+use vnet_fabric::{NoTrace, SessionOpen, Snapshot, Verdict, converge, decide, matrix};
 
 const LAB: &str = "
 name: lab
@@ -174,11 +174,18 @@ fn live(new: &Topology) -> Option<Effect> {
         destination_port: 5432,
     };
     let back = before.port_by_name("db/eth0").unwrap();
-    let flows = [
-        LiveFlow { port: back.id, tuple: tuple.reversed(), bytes: 9000 },
-        LiveFlow { port: port.id, tuple, bytes: 100 },
-    ];
-    let report = impact(&before, &after, &flows);
+    // The sessions that its first packet and the answer have opened.
+    let mut sessions: Vec<SessionOpen> = Vec::new();
+    for (at, tuple) in [(port.id, tuple), (back.id, tuple.reversed())] {
+        let ends = ((tuple.source, tuple.source_port), (tuple.destination, tuple.destination_port));
+        let packet = first_packet(tuple.protocol, ends.0, ends.1);
+        let decision = decide(&before, &sessions, at, &packet, &mut NoTrace);
+        assert!(matches!(decision.verdict, Verdict::Deliver(_)), "{:?}", decision.verdict);
+        sessions.extend(decision.opens.iter().copied());
+    }
+    let flow = LiveFlow { port: port.id, tuple, answers: Some((back.id, tuple.reversed())), bytes: 9100 };
+    let state = LiveState { flows: vec![flow], sessions: sessions.into_iter().collect() };
+    let report = impact(&before, &after, &state);
     assert_eq!(report.flows_total, 1);
     report.flows.first().map(|flow| {
         assert_eq!((&*flow.from, flow.destination_port), ("web1/eth0", 5432));

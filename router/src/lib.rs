@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod conversations;
 mod core;
 mod departures;
 mod drops;
@@ -20,6 +21,7 @@ mod slow;
 mod tap;
 mod tunnels;
 
+pub use conversations::conversations;
 pub use drops::{DropLog, DropRecord};
 pub use ledger::{Balance, Ledger, Pair, PortCounts, Single};
 pub use output::Output;

@@ -8,7 +8,7 @@ use vnet_dataplane::coalesce::Coalescer;
 use vnet_dataplane::fragment_tracker::FragmentTracker;
 use vnet_dataplane::{
     Action, FiveTuple, FlowId, FlowKey, FlowState, FlowTable, FunctionId, Headers, Malformed, Nanos, Offload,
-    PacketMeta, PortId, Reason, Timeouts, VNET_HEADER_LEN, VnetHeader,
+    PacketMeta, PortId, Reason, SessionSide, Timeouts, VNET_HEADER_LEN, VnetHeader,
 };
 use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{Decision, RuleId, Verdict};
@@ -80,6 +80,11 @@ pub struct FlowRecord {
     pub functions: Vec<FunctionId>,
     /// The rules by which those let them pass, in the same order.
     pub rules: Vec<RuleId>,
+    /// Its oldest session, by the second in which it was opened, and which way the packets run in it; none where it has no
+    /// session.
+    pub began: Option<(u32, SessionSide)>,
+    /// When its first packet came, to a quarter of a second.
+    pub created: Nanos,
     /// Where the flow stands.
     pub state: FlowState,
     /// IP packets after segmentation.
@@ -360,6 +365,10 @@ impl Router {
                     _ => return None,
                 };
                 let passed = || flow.sessions().iter().filter_map(|session| sessions.get(*session));
+                let opened = flow
+                    .sessions()
+                    .iter()
+                    .filter_map(|session| Some((sessions.get(*session)?.created_s(), session.side())));
                 Some(FlowRecord {
                     port: flow.key().ingress(),
                     tuple: flow.key().tuple(),
@@ -369,6 +378,8 @@ impl Router {
                     decided_by: flow.decided_by().map(RuleId),
                     functions: passed().map(|session| session.function()).collect(),
                     rules: passed().map(|session| RuleId(session.rule())).collect(),
+                    began: opened.min_by_key(|(created_s, _)| *created_s),
+                    created: flow.created(),
                     state: flow.state(),
                     packets: flow.packets,
                     bytes: flow.bytes,

@@ -7,8 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use vnet_dataplane::{FiveTuple, FlowState, FunctionId, PortPool, SessionRecord, SessionTable, Timeouts};
+use vnet_fabric::path::StandingSessions;
 use vnet_fabric::snapshot::Snapshot;
-use vnet_fabric::{RuleId, SessionFound, SessionSide, SessionView};
+use vnet_fabric::{RuleId, SessionFound, SessionOpen, SessionSide, SessionView};
 
 use crate::drops::DropLog;
 use crate::rates::Rates;
@@ -83,6 +84,17 @@ impl Shared {
     /// Sessions of all functions.
     pub fn sessions(&self) -> MutexGuard<'_, Sessions> {
         lock(&self.sessions)
+    }
+
+    /// A copy of all sessions, for questions about what later packets will meet.
+    pub fn standing_sessions(&self) -> StandingSessions {
+        let open = |record: &SessionRecord| SessionOpen {
+            reply: Some(record.reply()),
+            idle_minutes: record.idle_minutes(),
+            ..SessionOpen::new(record.function(), record.original(), RuleId(record.rule()))
+        };
+        let all: Vec<SessionOpen> = self.sessions().iter().map(open).collect();
+        all.into_iter().collect()
     }
 
     /// Tunnel ends.

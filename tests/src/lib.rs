@@ -11,5 +11,6 @@ pub mod fabric;
 pub mod generate;
 pub mod golden;
 pub mod model;
+pub mod mutants;
 pub mod simulation;
 pub mod subject;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
+use vnet_analysis::impact::LiveState;
 use vnet_dataplane::{
     FiveTuple, Headers, Nanos, PortId, Protocol, Reason, SessionRecord, TunnelId, VNET_HEADER_LEN,
 };
@@ -69,6 +70,21 @@ impl Simulation {
         simulation.router.begin();
         simulation.settle();
         simulation
+    }
+
+    /// Brings another snapshot of the same lab into force, from the next packet on. Tunnels stay as they were set up.
+    pub fn publish(&mut self, snapshot: Snapshot) {
+        self.router.shared().snapshot.store(Arc::new(snapshot));
+        self.router.begin();
+    }
+
+    /// What the router knows of the flows that live.
+    pub fn live(&self) -> LiveState {
+        let records = self.router.flows(self.now);
+        LiveState {
+            flows: vnet_router::conversations(self.router.snapshot(), records),
+            sessions: self.router.shared().standing_sessions(),
+        }
     }
 
     /// Sends an IP packet from a port, and follows it to the device that takes it, or to its drop.
@@ -267,6 +283,15 @@ fn setups(snapshot: &Snapshot) -> Vec<TunnelSetup> {
 
 /// The first packet of a flow, or its answer.
 pub fn packet(tuple: FiveTuple, answer: bool) -> Vec<u8> {
+    built(tuple, answer, true)
+}
+
+/// A packet in the middle of a flow, of the side that began it or of the other.
+pub fn later_packet(tuple: FiveTuple, answer: bool) -> Vec<u8> {
+    built(tuple, answer, false)
+}
+
+fn built(tuple: FiveTuple, answer: bool, first: bool) -> Vec<u8> {
     let payload = [0x5a; 32];
     let mut packet = Vec::new();
     let builder = match (tuple.source, tuple.destination) {
@@ -276,6 +301,7 @@ pub fn packet(tuple: FiveTuple, answer: bool) -> Vec<u8> {
     };
     let (from, to) = (tuple.source_port, tuple.destination_port);
     let written = match tuple.protocol {
+        Protocol::TCP if !first => builder.tcp(from, to, 3, 4_096).ack(4).write(&mut packet, &payload),
         Protocol::TCP if answer => builder.tcp(from, to, 1, 4_096).syn().ack(2).write(&mut packet, &payload),
         Protocol::TCP => builder.tcp(from, to, 1, 4_096).syn().write(&mut packet, &payload),
         Protocol::UDP => builder.udp(from, to).write(&mut packet, &payload),

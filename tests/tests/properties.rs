@@ -9,6 +9,7 @@ use vnet_tests::agreement::{Tally, compare};
 use vnet_tests::fabric::Fabric;
 use vnet_tests::generate::{Features, seed, seeded, sketch};
 use vnet_tests::model::Lab;
+use vnet_tests::mutants::mutants;
 use vnet_tests::subject::Subject;
 
 fn number(name: &str) -> Option<u64> {
@@ -97,36 +98,6 @@ fn predictions_are_the_models() {
     for outcome in wanted() {
         assert!(tally.0.contains_key(outcome), "VNET_SEED={seed}: no topology shows {outcome}: {tally:#?}");
     }
-}
-
-/// Every place below `value` at which `change` changes something.
-fn mutants(topology: &Value, change: fn(&str, &mut Value) -> bool) -> Vec<Value> {
-    fn visit(value: &mut Value, left: &mut usize, change: fn(&str, &mut Value) -> bool) -> bool {
-        let children: Vec<(String, &mut Value)> = match value {
-            Value::Object(map) => map.iter_mut().map(|(key, value)| (key.clone(), value)).collect(),
-            Value::Array(list) => list.iter_mut().map(|value| (String::new(), value)).collect(),
-            _ => return false,
-        };
-        for (key, child) in children {
-            let mut changed = child.clone();
-            if change(&key, &mut changed) {
-                if *left == 0 {
-                    *child = changed;
-                    return true;
-                }
-                *left -= 1;
-            }
-            if visit(child, left, change) {
-                return true;
-            }
-        }
-        false
-    }
-    let mutant = |index: usize| {
-        let (mut mutant, mut left) = (topology.clone(), index);
-        visit(&mut mutant, &mut left, change).then_some(mutant)
-    };
-    (0..).map_while(mutant).collect()
 }
 
 fn flip(value: &mut Value) -> bool {

@@ -255,12 +255,14 @@ fn impact_text(impact: &ImpactReport, style: Style) -> String {
         for flow in &impact.flows {
             let FlowChange { protocol, source, source_port, destination, destination_port, .. } = flow;
             let name = format!("{protocol} {source}:{source_port} -> {destination}:{destination_port}");
+            let depends = if flow.depends_on_first_sender { ", depending on who sends next" } else { "" };
+            let then = shown(&flow.after, flow.effect);
             table.row([
                 word(flow.effect, style),
                 name,
                 bytes(flow.bytes),
                 shown(&flow.before, flow.effect),
-                shown(&flow.after, flow.effect),
+                format!("{then}{depends}"),
             ]);
         }
         text.push(table.render(""));

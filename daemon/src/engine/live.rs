@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use vnet_analysis::impact::{ImpactReport, LiveFlow};
+use vnet_analysis::impact::{ImpactReport, LiveState};
 use vnet_api::{
     ConfigFormat, DropCount, DropReport, FlowEndpoints, FlowEntry, FlowReport, FlowVerdict, GatewayReport,
     PeerConfig, RunsIn, TunnelState, TunnelStatus,
@@ -40,12 +40,11 @@ pub(super) fn impact(lab: &Lab, input: &Input) -> ImpactReport {
     let mut state = State::clone(&lab.view().state);
     state.step(input.event(), monotonic());
     let after = vnet_fabric::compile(&input.topology, &state);
-    let flows: Vec<LiveFlow> = flow_records(lab)
-        .iter()
-        .filter(|record| !matches!(record.verdict, Verdict::Drop(_)))
-        .map(|record| LiveFlow { port: record.port, tuple: record.tuple, bytes: record.bytes })
-        .collect();
-    vnet_analysis::impact::impact(&lab.snapshot(), &after, &flows)
+    let before = lab.snapshot();
+    // The flows first: each that is judged has its sessions then.
+    let flows = vnet_router::conversations(&before, flow_records(lab));
+    let sessions = lab.shared.standing_sessions();
+    vnet_analysis::impact::impact(&before, &after, &LiveState { flows, sessions })
 }
 
 /// Every flow of every worker.

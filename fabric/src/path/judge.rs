@@ -5,10 +5,7 @@ use std::net::IpAddr;
 use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, TcpFlags};
 
-use super::{
-    Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, exchange_outward, exchange_with, outcome,
-};
-use crate::decision::SessionOpen;
+use super::{Endpoint, Outcome, Outline, PROBE_LENGTH, exchange_of, exchange_outward, outcome};
 use crate::snapshot::Snapshot;
 
 /// The first packet of a flow: a SYN, a datagram, an echo request, or a packet of a protocol without ports. An echo has one
@@ -40,25 +37,6 @@ pub fn judge(snapshot: &Snapshot, ingress: PortId, packet: &PacketMeta) -> Outco
 pub fn judge_outward(snapshot: &Snapshot, ingress: PortId, packet: &PacketMeta) -> Outcome {
     let outline = || Outline { whole_internet: true, ..Outline::new(snapshot) };
     exchange_outward(snapshot, ingress, *packet, outline).outcome(snapshot)
-}
-
-/// Judges a flow that lives through a change of policy: its first packet by the policy `before`, and a later one by the
-/// policy `after`, which meets the sessions that the first has opened. Handles of both snapshots are of one state.
-pub fn judge_change(
-    before: &Snapshot,
-    after: &Snapshot,
-    ingress: PortId,
-    first: &PacketMeta,
-) -> (Outcome, Outcome) {
-    let mut sessions: Vec<SessionOpen> = Vec::new();
-    let outline = || Outline::new(before);
-    let was = exchange_with(before, &mut sessions, ingress, *first, outline).outcome(before);
-    let mut later = *first;
-    if first.tuple.protocol == Protocol::TCP {
-        later.tcp_flags = TcpFlags(TcpFlags::ACK);
-    }
-    let is = exchange_with(after, &mut sessions, ingress, later, || Outline::new(after)).outcome(after);
-    (was, is)
 }
 
 /// What a matrix says of one pair.

@@ -2,6 +2,8 @@
 
 mod endpoint;
 mod judge;
+mod known;
+mod live;
 mod report;
 mod way;
 
@@ -12,13 +14,15 @@ use vnet_config::model::ProbeProtocol;
 use vnet_dataplane::{FiveTuple, PacketMeta, PortId, Protocol, Reason, TcpFlags};
 
 pub use endpoint::Endpoint;
-pub use judge::{PairReport, ends, first_packet, judge, judge_change, judge_outward, matrix, matrix_row};
+pub use judge::{PairReport, ends, first_packet, judge, judge_outward, matrix, matrix_row};
+pub use known::StandingSessions;
+pub use live::{LiveFlow, Sends, judge_leg, judge_live};
 pub use report::{Direction, Leg, OneWay, PathReport, PathVerdict};
 
-use crate::decision::SessionOpen;
 use crate::effective::QuestionError;
 use crate::snapshot::Snapshot;
 use crate::trace::{Certainty, Hop, RuleId, Step, Trace};
+use known::Known;
 use way::{Way, WayEnd, follow};
 
 /// The source port, or ICMP identifier, that a predicted probe uses.
@@ -153,18 +157,7 @@ fn exchange_of<T: Trace>(
     probe: PacketMeta,
     new: impl Fn() -> T,
 ) -> Exchange<T> {
-    exchange_with(snapshot, &mut Vec::new(), ingress, probe, new)
-}
-
-/// The same with sessions that are there already; what is opened is added to them.
-fn exchange_with<T: Trace>(
-    snapshot: &Snapshot,
-    sessions: &mut Vec<SessionOpen>,
-    ingress: PortId,
-    probe: PacketMeta,
-    new: impl Fn() -> T,
-) -> Exchange<T> {
-    let mut out = new();
+    let (mut sessions, mut out) = (Known::default(), new());
     if way::stays(snapshot, ingress, &probe.tuple) {
         let mut back = new();
         let forward = way::looped(snapshot, ingress, probe.tuple, &mut out);
@@ -178,8 +171,8 @@ fn exchange_with<T: Trace>(
             reverse,
         };
     }
-    let forward = follow(snapshot, sessions, ingress, probe, &mut out);
-    answered(snapshot, sessions, (ingress, &probe), (forward, out), new)
+    let forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
+    answered(snapshot, &mut sessions, (ingress, &probe), (forward, out), new)
 }
 
 /// The same where somebody is taken to answer at every address for which a packet leaves by the internet edge.
@@ -189,7 +182,7 @@ fn exchange_outward<T: Trace>(
     probe: PacketMeta,
     new: impl Fn() -> T,
 ) -> Exchange<T> {
-    let (mut sessions, mut out) = (Vec::new(), new());
+    let (mut sessions, mut out) = (Known::default(), new());
     let mut forward = follow(snapshot, &mut sessions, ingress, probe, &mut out);
     if let (Some(edge), Some(tuple)) = (snapshot.edge, forward.left) {
         forward.end = WayEnd::Arrived(edge, tuple);
@@ -200,7 +193,7 @@ fn exchange_outward<T: Trace>(
 /// Adds the answer's way where the probe arrived.
 fn answered<T: Trace>(
     snapshot: &Snapshot,
-    sessions: &mut Vec<SessionOpen>,
+    sessions: &mut Known<'_>,
     (ingress, probe): (PortId, &PacketMeta),
     forward: (Way, T),
     new: impl Fn() -> T,

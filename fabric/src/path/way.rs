@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use vnet_dataplane::session::reply_to;
 use vnet_dataplane::{Action, FiveTuple, FunctionId, PacketMeta, PortId, Reason, TunnelId};
 
+use super::known::Known;
 use crate::decide::{HOPS_MAX, decide};
 use crate::decision::{SessionOpen, SessionSide, SessionView, Verdict};
 use crate::snapshot::network::Owner;
@@ -110,12 +111,23 @@ pub(super) fn looped<T: Trace>(snapshot: &Snapshot, ingress: PortId, tuple: Five
     }
 }
 
-/// Follows a packet; what it opens is added to the sessions.
+/// Follows a packet to its end; what it opens is added to the sessions.
 pub(super) fn follow<T: Trace>(
     snapshot: &Snapshot,
-    sessions: &mut Vec<SessionOpen>,
+    sessions: &mut Known<'_>,
     ingress: PortId,
     packet: PacketMeta,
+    trace: &mut T,
+) -> Way {
+    follow_legs(HOPS_MAX, snapshot, sessions, (ingress, packet), trace)
+}
+
+/// The same over this many decisions at most: with fewer than it takes, the packet ends where the next one would be made.
+pub(super) fn follow_legs<T: Trace>(
+    legs: u8,
+    snapshot: &Snapshot,
+    sessions: &mut Known<'_>,
+    (ingress, packet): (PortId, PacketMeta),
     trace: &mut T,
 ) -> Way {
     let mut way = Way {
@@ -127,9 +139,9 @@ pub(super) fn follow<T: Trace>(
         assumptions: SmallVec::new(),
     };
     let (mut port, mut packet) = (ingress, packet);
-    for _ in 0..HOPS_MAX {
+    for _ in 0..legs {
         let decision = decide(snapshot, sessions, port, &packet, trace);
-        sessions.extend(decision.opens.iter().copied());
+        decision.opens.iter().for_each(|open| sessions.open(*open));
         way.rules.extend(decision.hits.iter().copied());
         way.decided_by = decisive(snapshot, &way, decision.decided_by, decision.verdict);
         way.delay_ns += delay(snapshot, &decision.actions);
@@ -141,6 +153,9 @@ pub(super) fn follow<T: Trace>(
                 return way;
             }
         }
+    }
+    if legs < HOPS_MAX {
+        way.end = WayEnd::Arrived(port, packet.tuple);
     }
     way
 }
@@ -161,7 +176,7 @@ fn after(
     snapshot: &Snapshot,
     way: &mut Way,
     verdict: Verdict,
-    (tuple, sessions): (&mut FiveTuple, &mut Vec<SessionOpen>),
+    (tuple, sessions): (&mut FiveTuple, &mut Known<'_>),
     trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
     match verdict {
@@ -184,7 +199,7 @@ fn delivered(
     snapshot: &Snapshot,
     way: &mut Way,
     port: PortId,
-    (tuple, sessions): (&mut FiveTuple, &mut Vec<SessionOpen>),
+    (tuple, sessions): (&mut FiveTuple, &mut Known<'_>),
     trace: &mut impl Trace,
 ) -> Result<PortId, WayEnd> {
     let destination = tuple.destination;
@@ -197,7 +212,7 @@ fn delivered(
                 way.assumptions.push(Assumption::Translates(nic));
                 let before = tuple.source;
                 trace.step(|| translated(snapshot, nic, format!("the source {before} becomes {own}")));
-                sessions.push(SessionOpen {
+                sessions.open(SessionOpen {
                     reply: Some(reply_to(tuple, own, tuple.source_port)),
                     ..SessionOpen::new(assumed(out), *tuple, RuleId(0))
                 });

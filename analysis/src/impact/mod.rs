@@ -4,7 +4,9 @@
 //! The same engine as a search's judges every header by both policies side by side, in classes that are cut by the
 //! boundaries of both. Machines that no prefix, rule or subnet of either policy tells apart are judged once.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod live;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,14 +16,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vnet_config::Topology;
 use vnet_config::model::PortRange;
-use vnet_dataplane::{FiveTuple, Nanos, PortId};
+use vnet_dataplane::{Nanos, PortId};
 use vnet_fabric::Snapshot;
 use vnet_fabric::control::{Event, State};
-use vnet_fabric::path::{first_packet, judge_change};
 use vnet_fabric::snapshot::PortKind;
 use vnet_fabric::survey::NicClass;
 
-use crate::search::engine::{Engine, Set, Side, verdict};
+use crate::search::engine::{Engine, Set, Side};
+pub use live::{FlowChange, LiveState};
+pub use vnet_fabric::path::{LiveFlow, StandingSessions};
+
 use crate::search::sources::{INTERNET, outside};
 use crate::search::{SearchProtocol, Verdict};
 use crate::space::{bounds, number};
@@ -75,32 +79,6 @@ pub struct PairChange {
     pub after: Verdict,
 }
 
-/// A flow that lives, and what the change does to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct FlowChange {
-    /// Dropped, or sent another way.
-    pub effect: Effect,
-    /// Where its packets come in: `web/eth0`, `internet`.
-    pub from: String,
-    /// `tcp`, `udp`, `icmp`, ...
-    pub protocol: String,
-    /// Source address.
-    pub source: IpAddr,
-    /// Source port or ICMP identifier.
-    pub source_port: u16,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Destination port or ICMP identifier.
-    pub destination_port: u16,
-    /// Bytes that it has carried in this direction.
-    pub bytes: u64,
-    /// What becomes of its packets now.
-    pub before: Verdict,
-    /// What would become of the next one. Security groups keep sessions that they have let in, firewalls judge them anew.
-    pub after: Verdict,
-}
-
 /// What a change does to those who talk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -109,7 +87,7 @@ pub struct ImpactReport {
     pub pairs: Vec<PairChange>,
     /// Live flows that would be dropped or sent another way, drops first.
     pub flows: Vec<FlowChange>,
-    /// Live flows that were looked at.
+    /// Live flows that were looked at, each conversation once.
     pub flows_total: usize,
     /// Machines and hosts that come, or come back with other addresses.
     pub added: Vec<String>,
@@ -126,19 +104,8 @@ impl ImpactReport {
     }
 }
 
-/// One direction of a flow that lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveFlow {
-    /// Where its packets enter.
-    pub port: PortId,
-    /// As they enter.
-    pub tuple: FiveTuple,
-    /// What they have carried.
-    pub bytes: u64,
-}
-
 /// What a change from one snapshot to the other does. Both are of one state: their handles mean the same.
-pub fn impact(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow]) -> ImpactReport {
+pub fn impact(before: &Snapshot, after: &Snapshot, state: &LiveState) -> ImpactReport {
     let mut report = ImpactReport::default();
     let ends = common(before, after, &mut report);
     let groups = grouped(before, after, ends);
@@ -172,7 +139,7 @@ pub fn impact(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow]) -> Impact
     to_the_internet(&mut engine, (before, after), &groups, &mut report);
     report.pairs.sort_by_key(|change| change.effect);
     report.classes = engine.classes();
-    report.flows = live(before, after, flows, &mut report.flows_total);
+    (report.flows, report.flows_total) = live::live(before, after, state);
     report
 }
 
@@ -393,53 +360,6 @@ fn changed(set: &Set, protocol: SearchProtocol) -> Option<PairChange> {
     })
 }
 
-/// The flows that would be dropped or sent another way. A flow is judged in the direction in which it began.
-fn live(before: &Snapshot, after: &Snapshot, flows: &[LiveFlow], total: &mut usize) -> Vec<FlowChange> {
-    let begins = |flow: &LiveFlow| {
-        let kind = before.port(flow.port).map(|port| &port.kind);
-        matches!(kind, Some(PortKind::Nic { .. } | PortKind::SiteHost { .. } | PortKind::InternetEdge))
-    };
-    let mut seen: BTreeMap<(String, u16, String, u16, u8), LiveFlow> = BTreeMap::new();
-    for flow in flows.iter().filter(|flow| begins(flow)) {
-        let tuple = flow.tuple;
-        let (a, b) = ((tuple.source, tuple.source_port), (tuple.destination, tuple.destination_port));
-        let ((low, low_port), (high, high_port)) = (a.min(b), a.max(b));
-        let key = (low.to_string(), low_port, high.to_string(), high_port, tuple.protocol.0);
-        // Of the two directions of a flow the one that began it goes to the lower port, where they differ.
-        let known = seen.entry(key).or_insert(*flow);
-        if tuple.destination_port < known.tuple.destination_port {
-            *known = *flow;
-        }
-    }
-    *total = seen.len();
-    let mut changes: Vec<FlowChange> =
-        seen.into_values().filter_map(|flow| live_change(before, after, &flow)).collect();
-    changes.sort_by(|a, b| a.effect.cmp(&b.effect).then(b.bytes.cmp(&a.bytes)));
-    changes
-}
-
-fn live_change(before: &Snapshot, after: &Snapshot, flow: &LiveFlow) -> Option<FlowChange> {
-    let FiveTuple { protocol, source, source_port, destination, destination_port } = flow.tuple;
-    let first = first_packet(protocol, (source, source_port), (destination, destination_port));
-    let (was, is) = judge_change(before, after, flow.port, &first);
-    let was = verdict(before, &was, source, None);
-    let gone = after.port(flow.port).is_none().then(|| "the sender goes".to_owned());
-    let is = verdict(after, &is, source, gone);
-    let effect = effect(&was, &is)?;
-    Some(FlowChange {
-        effect,
-        from: before.port(flow.port).map(|port| port.name.to_string()).unwrap_or_default(),
-        protocol: protocol.to_string(),
-        source,
-        source_port,
-        destination,
-        destination_port,
-        bytes: flow.bytes,
-        before: was,
-        after: is,
-    })
-}
-
 /// What a change from one file to the other does, as an apply on a fresh lab of the first would. Nothing lives in it.
 pub fn impact_of_files(old: &Topology, new: &Topology) -> ImpactReport {
     let mut state = State::default();
@@ -448,5 +368,5 @@ pub fn impact_of_files(old: &Topology, new: &Topology) -> ImpactReport {
         vnet_fabric::compile(topology, &state)
     };
     let (before, after) = (apply(old), apply(new));
-    impact(&before, &after, &[])
+    impact(&before, &after, &LiveState::default())
 }
