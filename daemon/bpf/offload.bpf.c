@@ -42,7 +42,7 @@ static __u64 (*const coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 #define KEY_WORDS 6
 // A device's cable has the device's number and this.
 #define CABLE_OFFSET 0x10000
-// Marks packets of nic_egress on their way over the cables: numbers that no socket can give a packet.
+// Marks packets of nic_egress on their way over the cables.
 #define DEPARTING 0x766e
 #define ARRIVING 0x766f
 
@@ -67,6 +67,8 @@ struct control {
 	__u32 epoch;
 	__u32 mask;
 	__u64 seed;
+	// Which programs these are.
+	__u64 version;
 };
 
 struct {
@@ -87,6 +89,8 @@ struct {
 
 // Set by the loader where the kernel describes its types: then the members below are where that description says.
 const volatile __u32 types_known = 0;
+// The lab's own number, set by the loader: what is written to a cable by others does not bear it.
+const volatile __u64 secret = 0;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct list_head {
@@ -98,9 +102,18 @@ struct net {
 typedef struct {
 	struct net *net;
 } possible_net_t;
+struct Qdisc;
 struct net_device {
 	struct list_head ptype_all;
+	struct Qdisc *qdisc;
 	possible_net_t nd_net;
+};
+struct Qdisc_ops {
+	char id[16];
+};
+struct Qdisc {
+	const struct Qdisc_ops *ops;
+	__u32 handle;
 };
 struct sk_buff {
 	struct net_device *dev;
@@ -113,7 +126,7 @@ struct sk_buff {
 // Stands where Ethernet's header would on the cables.
 struct cable_header {
 	__u32 target;
-	__u32 unused[2];
+	__u64 secret;
 	__be16 protocol;
 } __attribute__((packed));
 
@@ -123,17 +136,21 @@ struct packet {
 	__u32 ttl;
 };
 
-INLINE int parse_transport(void *start, void *end, __u8 protocol, struct packet *packet)
+// `length` is what the IP header says of the bytes from `start` on.
+INLINE int parse_transport(void *start, void *end, __u8 protocol, __u32 length, struct packet *packet)
 {
 	if (protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = start;
 
 		// A segment of an established connection that changes nothing of its state.
-		if ((void *)(tcp + 1) > end || tcp->syn || tcp->fin || tcp->rst || !tcp->ack || tcp->doff < 5)
+		if ((void *)(tcp + 1) > end || tcp->syn || tcp->fin || tcp->rst || !tcp->ack || tcp->doff < 5 ||
+		    tcp->doff * 4 > length)
 			return 0;
 		packet->header_bytes += tcp->doff * 4;
 	} else if (protocol == IPPROTO_UDP) {
-		if (start + sizeof(struct udphdr) > end)
+		struct udphdr *udp = start;
+
+		if ((void *)(udp + 1) > end || HOST16(udp->len) != length)
 			return 0;
 		packet->header_bytes += sizeof(struct udphdr);
 	} else {
@@ -162,7 +179,7 @@ INLINE int parse(struct __sk_buff *skb, struct packet *packet)
 		packet->key[5] = 0;
 		packet->ttl = ip->ttl;
 		packet->header_bytes = sizeof(*ip);
-		return parse_transport(ip + 1, end, ip->protocol, packet);
+		return parse_transport(ip + 1, end, ip->protocol, skb->len - sizeof(*ip), packet);
 	}
 	if (skb->protocol == NET16(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data;
@@ -177,7 +194,7 @@ INLINE int parse(struct __sk_buff *skb, struct packet *packet)
 		packet->key[5] = addresses[3];
 		packet->ttl = ip->hop_limit;
 		packet->header_bytes = sizeof(*ip);
-		return parse_transport(ip + 1, end, ip->nexthdr, packet);
+		return parse_transport(ip + 1, end, ip->nexthdr, skb->len - sizeof(*ip), packet);
 	}
 	return 0;
 }
@@ -227,8 +244,31 @@ INLINE int is_filled(const struct list_head *list)
 	return next != list;
 }
 
-// Whether a packet socket listens on the NIC, as tcpdump's does: the kernel shows it what leaves only behind this program, so
-// such a NIC's packets take the way past it.
+// Whether a NIC has another queueing discipline than the kernel's own, which have no handle, and the daemon's, which is none.
+INLINE int is_queued(struct net_device *device)
+{
+	const struct Qdisc_ops *ops = (void *)0;
+	struct Qdisc *qdisc = (void *)0;
+	__u32 handle = 0;
+	union {
+		char letters[8];
+		__u64 word;
+	} none = {"noqueue"}, found = {""};
+
+	read_kernel(&qdisc, sizeof(qdisc), &device->qdisc);
+	if (!qdisc)
+		return 0;
+	read_kernel(&handle, sizeof(handle), &qdisc->handle);
+	if (!handle)
+		return 0;
+	read_kernel(&ops, sizeof(ops), &qdisc->ops);
+	if (ops)
+		read_kernel(&found, sizeof(found), &ops->id);
+	return found.word != none.word;
+}
+
+// Whether the machine wants to have its hands on what leaves: a packet socket listens on the NIC, as tcpdump's does, or the NIC
+// has a queueing discipline of its user's. Both come behind this program, so such a NIC's packets take the way past it.
 INLINE int is_watched(struct __sk_buff *skb)
 {
 	struct net_device *device = (void *)0;
@@ -239,7 +279,7 @@ INLINE int is_watched(struct __sk_buff *skb)
 	read_kernel(&device, sizeof(device), &((struct sk_buff *)(void *)skb)->dev);
 	if (!device)
 		return 0;
-	if (is_filled(&device->ptype_all))
+	if (is_queued(device) || is_filled(&device->ptype_all))
 		return 1;
 	// Linux 6.17: sockets of all devices, by namespace.
 	if (!HAS(net, ptype_all))
@@ -312,10 +352,14 @@ int nic_egress(struct __sk_buff *skb)
 	__sync_fetch_and_add(&slot->bytes, bytes);
 	slot->last_seen_ns = now;
 	header->target = slot->target;
+	header->secret = secret;
 	header->protocol = protocol;
 	if (lower)
 		lower_ttl(header + 1, end, protocol, lower);
 	skb->tc_index = DEPARTING;
+	// What the sender's machine has noted of its packet is nothing to the receiver's.
+	skb->mark = 0;
+	skb->priority = 0;
 	// As if the cable had received it: its queue would cost more than the turn through its ingress.
 	return redirect(cable, BPF_F_INGRESS);
 }
@@ -326,9 +370,12 @@ int nic_ingress(struct __sk_buff *skb)
 {
 	if (skb->tc_index == DEPARTING)
 		return redirect_peer(skb->ifindex, 0);
-	if (skb->tc_index == ARRIVING)
-		return redirect(skb->ifindex - CABLE_OFFSET, BPF_F_INGRESS);
-	return TC_ACT_SHOT;
+	if (skb->tc_index != ARRIVING)
+		return TC_ACT_SHOT;
+	skb->tc_index = 0;
+	// A time of departure that the sender's socket has asked for.
+	skb->tstamp = 0;
+	return redirect(skb->ifindex - CABLE_OFFSET, BPF_F_INGRESS);
 }
 
 // Ingress of the fabric's end of a cable.
@@ -337,8 +384,11 @@ int fabric_ingress(struct __sk_buff *skb)
 {
 	struct cable_header *header = (void *)(long)skb->data;
 
-	if (skb->tc_index != DEPARTING || (void *)(header + 1) > (void *)(long)skb->data_end)
+	if (skb->tc_index != DEPARTING || (void *)(header + 1) > (void *)(long)skb->data_end ||
+	    header->secret != secret)
 		return TC_ACT_SHOT;
+	// The receiver's machine need not see it.
+	header->secret = 0;
 	skb->tc_index = ARRIVING;
 	return redirect_peer(header->target, 0);
 }

@@ -10,6 +10,7 @@ mod core;
 mod departures;
 mod drops;
 mod gather;
+mod handover;
 mod ledger;
 mod offload;
 mod output;

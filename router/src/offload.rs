@@ -15,6 +15,7 @@ use vnet_dataplane::{
 use vnet_fabric::snapshot::{PortKind, Snapshot};
 
 use crate::core::Core;
+use crate::handover::Handed;
 use crate::output::Output;
 use crate::router::Router;
 
@@ -22,8 +23,12 @@ use crate::router::Router;
 const CANDIDATES_MAX: usize = 256;
 /// Records that one timer's turn merges.
 const MERGE_BUDGET: usize = 4096;
-/// After this long nothing that was under way at the withdrawal is still uncounted.
+/// So long after a withdrawal is asked whether anything is still under way.
 const DRAIN: Duration = Duration::from_millis(100);
+/// Longer than an entry's stamps lag behind the router's clock.
+const LAG: Duration = Duration::from_millis(20);
+/// A flow that has packets is looked at once in this time.
+const VISIT: Duration = Duration::from_secs(1);
 /// An entry that replays nothing for so long gives its place to others; the flow lives on.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -40,6 +45,41 @@ struct Record {
     merged: OffloadCounts,
     entered: Nanos,
     withdrawn: Option<Nanos>,
+    /// When packets of the flow last came to the router all the same.
+    visited: Nanos,
+    /// The worker that the flow was given to.
+    heir: Option<u32>,
+}
+
+impl Record {
+    fn new(
+        slot: OffloadSlot,
+        entry: OffloadEntry,
+        actions: Arc<[Action]>,
+        flow: Option<FlowId>,
+        now: Nanos,
+    ) -> Record {
+        Record {
+            slot,
+            entry,
+            actions,
+            flow,
+            merged: OffloadCounts::default(),
+            entered: now,
+            withdrawn: None,
+            visited: Nanos::ZERO,
+            heir: None,
+        }
+    }
+
+    /// Packets come to the router although the entry should replay them.
+    fn is_passed_by(&self) -> bool {
+        self.visited > self.entered.max(self.merged.last_seen) + LAG
+    }
+
+    fn replays(&self, epoch: u32) -> bool {
+        self.withdrawn.is_none() && self.entry.epoch == epoch && !self.is_passed_by()
+    }
 }
 
 /// The offloaded flows of one worker.
@@ -156,6 +196,14 @@ impl Router {
         let flow = self.flows.get(id);
         let lives = matches!(flow.state(), FlowState::Established | FlowState::Datagram);
         match flow.offload() {
+            Some(index) => {
+                if let Some(record) = self.offloading.get_mut(index) {
+                    record.visited = now;
+                }
+            }
+            None => self.core.shared.handover.claim(&flow.key(), self.worker),
+        }
+        match flow.offload() {
             Some(_) if !lives => self.flows.loosen(id),
             None if lives
                 && flow.packets >= FLOW_UNDER_WAY_PACKETS
@@ -172,9 +220,19 @@ impl Router {
 
     /// Ends, renews and enters what the batch has brought up.
     pub fn settle_offloads(&mut self, now: Nanos, out: &mut impl Output) {
+        if let Some(mail) = self.core.shared.handover.take(self.worker) {
+            for (key, heir) in mail.claims {
+                self.hand_over(&key, heir, now, out);
+            }
+            for Handed { key, packets, bytes, last_seen } in mail.handed {
+                if let Some(id) = self.flows.lookup(&key) {
+                    self.flows.absorb(id, packets, bytes, last_seen);
+                }
+            }
+        }
         while let Some(index) = self.flows.take_loosened() {
             if !self.renew(index, out) {
-                self.offloading.withdraw(index, now, out);
+                self.withdraw(index, now, out);
             }
         }
         while let Some(key) = self.offloading.candidates.pop() {
@@ -182,6 +240,34 @@ impl Router {
                 self.offer(id, now, out);
             }
         }
+    }
+
+    fn withdraw(&mut self, index: u32, now: Nanos, out: &mut impl Output) {
+        if let Some(record) = self.offloading.get(index) {
+            self.core.shared.handover.ended(&record.entry.key, self.worker);
+        }
+        self.offloading.withdraw(index, now, out);
+    }
+
+    /// Gives a flow up to the worker that its packets come to, with what was counted here.
+    fn hand_over(&mut self, key: &FlowKey, heir: u32, now: Nanos, out: &mut impl Output) {
+        let Some(id) = self.flows.lookup(key) else { return };
+        let offload = self.flows.get(id).offload();
+        if let Some(index) = offload {
+            self.merge_one(index, now, out);
+            if let Some(record) = self.offloading.get_mut(index) {
+                record.heir = Some(heir);
+            }
+        }
+        let flow = self.flows.get(id);
+        // One that ends here is nobody else's.
+        if offload.is_none() && !matches!(flow.state(), FlowState::Established | FlowState::Datagram) {
+            return;
+        }
+        let (packets, bytes, last_seen) = (flow.packets, flow.bytes, flow.last_seen());
+        self.core.shared.handover.hand(heir, Handed { key: *key, packets, bytes, last_seen });
+        // Its record is loosened with it, and withdrawn.
+        self.flows.remove(id);
     }
 
     /// Lets an entry go on whose flow was decided anew, in another epoch and with the same outcome.
@@ -226,16 +312,8 @@ impl Router {
             return;
         };
         let actions = Arc::clone(actions);
-        let record = Record {
-            slot,
-            entry,
-            actions,
-            flow: Some(id),
-            merged: OffloadCounts::default(),
-            entered: now,
-            withdrawn: None,
-        };
-        let index = self.offloading.add(record);
+        self.core.shared.handover.entered(&entry.key, self.worker);
+        let index = self.offloading.add(Record::new(slot, entry, actions, Some(id), now));
         self.flows.set_offload(id, Some(index));
     }
 
@@ -273,12 +351,15 @@ impl Router {
 
     fn merge_one(&mut self, index: u32, now: Nanos, out: &mut impl Output) {
         let Some(record) = self.offloading.get_mut(index) else { return };
+        let is_final = record.withdrawn.is_some() && out.is_final(record.slot);
         let Some(counts) = out.offloaded(record.slot) else {
             // Whoever replayed it has lost it: it comes to the router again.
-            out.release(record.slot);
-            if let Some(id) = record.flow {
+            let (slot, flow, key) = (record.slot, record.flow, record.entry.key);
+            out.release(slot);
+            if let Some(id) = flow {
                 self.flows.set_offload(id, None);
             }
+            self.core.shared.handover.ended(&key, self.worker);
             self.offloading.free(index);
             return;
         };
@@ -286,8 +367,13 @@ impl Router {
         let bytes = counts.bytes.saturating_sub(record.merged.bytes);
         record.merged = counts;
         let quiet = now.since(record.entered.max(counts.last_seen)) >= IDLE;
-        let drained = record.withdrawn.is_some_and(|at| now.since(at) >= DRAIN);
-        let (slot, flow, key) = (record.slot, record.flow, record.entry.key);
+        let is_waited_for = record.withdrawn.is_some_and(|at| now.since(at) >= DRAIN);
+        let (slot, flow, key, heir) = (record.slot, record.flow, record.entry.key, record.heir);
+        // Asked before the counts are read that are the last ones then.
+        let drained = is_waited_for && is_final;
+        if record.withdrawn.is_none() && record.is_passed_by() && now.since(record.visited) < VISIT {
+            out.unmoved(key.ingress());
+        }
         if packets > 0 || bytes > 0 {
             if let Some(record) = self.offloading.get(index) {
                 self.core.book(record, packets, bytes);
@@ -295,6 +381,9 @@ impl Router {
             // What was under way at the withdrawal still belongs to the flow, if it is there.
             if let Some(id) = flow.or_else(|| self.flows.lookup(&key)) {
                 self.flows.absorb(id, packets, bytes, counts.last_seen);
+            } else if let Some(heir) = heir {
+                let handed = Handed { key, packets, bytes, last_seen: counts.last_seen };
+                self.core.shared.handover.hand(heir, handed);
             }
         }
         if drained {
@@ -307,21 +396,20 @@ impl Router {
         if quiet || !self.core.keep_sessions(self.flows.get(id).sessions(), moved) {
             self.flows.set_offload(id, None);
             self.flows.look_soon(id);
-            self.offloading.withdraw(index, now, out);
+            self.withdraw(index, now, out);
         }
     }
 
     /// Whether a flow's packets go elsewhere at present.
     pub(crate) fn is_offloaded(&self, record: Option<u32>) -> bool {
         let record = record.and_then(|index| self.offloading.get(index));
-        record.is_some_and(|record| record.withdrawn.is_none() && record.entry.epoch == self.epoch())
+        record.is_some_and(|record| record.replays(self.epoch()))
     }
 
     /// How many flows are replayed elsewhere.
     pub fn offloaded_flows(&self) -> u64 {
         let records = self.offloading.records.iter().flatten();
-        records.filter(|record| record.withdrawn.is_none() && record.entry.epoch == self.epoch()).count()
-            as u64
+        records.filter(|record| record.replays(self.epoch())).count() as u64
     }
 
     /// Takes over entries that a former router has entered. Each flow is decided anew as its next packet would be; what
@@ -344,18 +432,14 @@ impl Router {
                     && offer == Some(wanted)
                     && out.renew(slot, wanted.epoch)
             });
-            let record = Record {
-                slot,
-                entry: wanted,
-                actions: kept.map_or_else(|| Arc::from([]), |id| Arc::clone(self.flows.actions(id))),
-                flow: kept,
-                merged: OffloadCounts::default(),
-                entered: now,
-                withdrawn: None,
-            };
-            let index = self.offloading.add(record);
+            let actions = kept.map_or_else(|| Arc::from([]), |id| Arc::clone(self.flows.actions(id)));
+            let index = self.offloading.add(Record::new(slot, wanted, actions, kept, now));
             match kept {
-                Some(id) => self.flows.set_offload(id, Some(index)),
+                Some(id) => {
+                    self.flows.set_offload(id, Some(index));
+                    self.core.shared.handover.entered(&entry.key, self.worker);
+                    self.core.shared.handover.claim_from_all(&entry.key, self.worker);
+                }
                 None => self.offloading.withdraw(index, now, out),
             }
         }

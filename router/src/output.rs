@@ -47,7 +47,17 @@ pub trait Output {
     /// still counted, which is why the slot stays until its release.
     fn withdraw(&mut self, _slot: OffloadSlot) {}
 
-    /// Gives a slot back, which nobody else gets before: that of an entry which was lost, or was withdrawn 100 ms ago or
-    /// more, by which time nothing is under way any more, and whose counts the router has read since.
+    /// Whether the counts of a withdrawn entry are final: nothing is under way any more. Asked from 100 ms after the
+    /// withdrawal on.
+    fn is_final(&self, _slot: OffloadSlot) -> bool {
+        true
+    }
+
+    /// Packets that an entry in force should replay come to the router instead, for a second or more: whatever keeps those of
+    /// this port from being replayed may be looked for. Called about once a second for each such flow.
+    fn unmoved(&mut self, _port: PortId) {}
+
+    /// Gives a slot back, which nobody else gets before: that of an entry which was lost, or was withdrawn and whose counts
+    /// are final, and have been read by the router since.
     fn release(&mut self, _slot: OffloadSlot) {}
 }

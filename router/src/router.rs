@@ -105,6 +105,8 @@ pub struct Router {
     pub(crate) nic_flows_max: usize,
     pub(crate) core: Core,
     pub(crate) offloading: Offloading,
+    /// Its number among the lab's workers.
+    pub(crate) worker: u32,
     pub(crate) taps: Vec<Tap>,
     /// The last one that was made.
     pub(crate) decision: Box<Decision>,
@@ -124,7 +126,9 @@ impl Router {
         } else {
             Coalescer::for_segments
         });
+        let worker = shared.handover.join();
         Router {
+            worker,
             flows: FlowTable::new(options.flows_max, Timeouts::default(), seed),
             fragments: FragmentTracker::new(FRAGMENTED_MAX, seed),
             opened: crate::core::Opened::new(coalescers),

@@ -12,6 +12,7 @@ use vnet_fabric::snapshot::Snapshot;
 use vnet_fabric::{RuleId, SessionFound, SessionOpen, SessionSide, SessionView};
 
 use crate::drops::DropLog;
+use crate::handover::Handover;
 use crate::rates::Rates;
 use crate::tunnels::Tunnels;
 
@@ -65,6 +66,7 @@ pub struct Shared {
     tunnels: Mutex<Tunnels>,
     drops: Mutex<DropLog>,
     rates: Mutex<Rates>,
+    pub(crate) handover: Handover,
 }
 
 impl Shared {
@@ -78,6 +80,7 @@ impl Shared {
             tunnels: Mutex::default(),
             drops: Mutex::default(),
             rates: Mutex::default(),
+            handover: Handover::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is happening in a lab: flows, drops, tunnels.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -49,7 +50,37 @@ pub(super) fn impact(lab: &Lab, input: &Input) -> ImpactReport {
 
 /// Every flow of every worker.
 pub(super) fn flow_records(lab: &Lab) -> Vec<FlowRecord> {
-    lab.workers.iter().filter_map(|worker| worker.ask(|router, now| router.flows(now))).flatten().collect()
+    let answers = lab.workers.iter().filter_map(|worker| worker.ask(|router, now| router.flows(now)));
+    joined(answers.collect())
+}
+
+/// Each flow once: the kernel may have handed a flow's packets first to one worker and then to another.
+fn joined(mut answers: Vec<Vec<FlowRecord>>) -> Vec<FlowRecord> {
+    if answers.len() < 2 {
+        return answers.pop().unwrap_or_default();
+    }
+    let mut all: Vec<FlowRecord> = Vec::new();
+    let mut places = HashMap::new();
+    for record in answers.into_iter().flatten() {
+        match places.entry((record.port, record.tuple)) {
+            Entry::Vacant(place) => {
+                place.insert(all.len());
+                all.push(record);
+            }
+            Entry::Occupied(place) => join(&mut all[*place.get()], record),
+        }
+    }
+    all
+}
+
+/// The one that was seen last says what the flow is; both say what it has counted.
+fn join(known: &mut FlowRecord, mut other: FlowRecord) {
+    let (packets, bytes) = (known.packets + other.packets, known.bytes + other.bytes);
+    let offloaded = known.offloaded || other.offloaded;
+    if other.idle < known.idle {
+        std::mem::swap(known, &mut other);
+    }
+    (known.packets, known.bytes, known.offloaded) = (packets, bytes, offloaded);
 }
 
 fn flow_entry(snapshot: &Snapshot, record: &FlowRecord) -> FlowEntry {

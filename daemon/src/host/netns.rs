@@ -208,6 +208,17 @@ pub fn create_with<T: Send>(
     })
 }
 
+/// Runs `work` in a namespace that has no name and goes with it.
+///
+/// # Errors
+/// Where the kernel refuses, or what `work` returned.
+pub fn apart<T: Send>(work: impl FnOnce(&Netns) -> Result<T> + Send) -> Result<T> {
+    on_thread("apart", || {
+        unshare(CloneFlags::CLONE_NEWNET).on("create namespace", "apart")?;
+        work(&Netns::current()?)
+    })
+}
+
 /// Moves the calling thread into the namespace `name`, which is made where it is missing; true if it was. For threads of the
 /// caller's own that end with their work, since nothing moves them back; [`prepare_dir`] comes before the first call. One
 /// thread after the other namespace costs less than a thread each.

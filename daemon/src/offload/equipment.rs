@@ -157,6 +157,24 @@ fn attach_to_cable(ns: &Netns, index: u32, program: &(impl AsRawFd + Sync)) -> R
     Ok(())
 }
 
+/// Attaches the programs where they belong, to devices that go with a namespace nobody else sees.
+///
+/// # Errors
+/// What the kernel refuses.
+pub(super) fn try_out(programs: &Programs) -> Result<()> {
+    netns::apart(|ns| {
+        let mut netlink = Netlink::open()?;
+        link::veth(ns, "near", ns, "far")?;
+        let index = |netlink: &mut Netlink, name: &str| {
+            Ok::<u32, HostError>(link::find(netlink, name)?.ok_or_else(|| missing(name))?.index)
+        };
+        let (near, far) = (index(&mut netlink, "near")?, index(&mut netlink, "far")?);
+        attach(&mut netlink, near, Side::Egress, &programs.nic_egress, 1)?;
+        attach_to_cable(ns, near, &programs.nic_ingress)?;
+        attach_to_cable(ns, far, &programs.fabric_ingress)
+    })
+}
+
 #[derive(Clone, Copy)]
 enum Side {
     Ingress,

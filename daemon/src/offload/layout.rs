@@ -20,6 +20,8 @@ pub(super) struct Control {
     pub(super) mask: AtomicU32,
     /// Where a flow's hash begins: a lab's own, so that nobody can aim at a bucket.
     pub(super) seed: AtomicU64,
+    /// Of the programs that were loaded with it, see [`version`].
+    pub(super) version: AtomicU64,
 }
 
 /// One flow.
@@ -102,6 +104,13 @@ impl KeyWords {
     }
 }
 
+/// Tells programs apart that agree in the sizes of their maps and mean something else: FNV-1a of the object that they are in.
+pub(super) fn version(object: &[u8]) -> u64 {
+    object
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+}
+
 /// What a slot in force is marked with.
 pub(super) fn tag(epoch: u32, hash: u64) -> u64 {
     u64::from(epoch) << 32 | hash & 0xffff_ffff
@@ -153,8 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn another_program_has_another_version() {
+        assert_ne!(version(b"one program"), version(b"another one"));
+        assert_ne!(version(b""), 0);
+    }
+
+    #[test]
     fn structures_have_the_sizes_of_the_program_s() {
-        assert_eq!(size_of::<Control>(), 16);
+        assert_eq!(size_of::<Control>(), 24);
         assert_eq!(size_of::<Slot>(), 80);
         assert_eq!(size_of::<Bucket>(), 8 * 8 + 8 * 80);
     }

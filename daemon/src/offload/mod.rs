@@ -16,11 +16,13 @@ mod nics;
 mod program;
 mod table;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vnet_dataplane::{OffloadCounts, OffloadEntry, OffloadSlot, PortId};
 
@@ -28,8 +30,8 @@ use crate::host::error::{Context, Result};
 use crate::host::netns::{self, Netns, NetnsName};
 use crate::worker::{KernelFlows, KernelHost};
 use equipment::{Fabric, port_of, target_of};
-use nics::{Nics, Place, Stage};
-use program::Programs;
+use nics::{Nics, Stage};
+use program::{Numbers, Programs};
 use table::Table;
 
 /// Entries that a lab may have.
@@ -38,6 +40,8 @@ pub const ENTRIES: usize = 65_536;
 const NEVER: u32 = 0;
 /// Cables that can be asked for at once; who asks beyond asks again later.
 const REQUESTS: usize = 1024;
+/// A NIC's programs are looked after this often at most.
+const INSPECTION: Duration = Duration::from_secs(3);
 
 /// This host's kernel. What it lacks is found out once, when the first lab opens.
 #[derive(Debug, Default)]
@@ -51,7 +55,7 @@ impl KernelHost for Kernel {
         if let Some(obstacle) = self.obstacle.get_or_init(look) {
             return Err(obstacle.clone());
         }
-        let opened = Offload::open(lab, rand::random());
+        let opened = Offload::open(lab);
         opened.map(|offload| Arc::new(offload) as Arc<dyn KernelFlows>).map_err(|error| error.to_string())
     }
 }
@@ -70,6 +74,7 @@ pub struct Status {
 enum Request {
     Equip(PortId),
     Unequip(PortId),
+    Inspect(PortId),
     Grace,
     Stop,
 }
@@ -85,7 +90,7 @@ pub struct Offload {
 struct Inner {
     lab: String,
     buckets: usize,
-    seed: u64,
+    numbers: Numbers,
     nics: Nics,
     table: OnceLock<Table>,
     /// The epoch to be in force, also before there is a table.
@@ -111,19 +116,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Offload {
     /// Takes over what a former daemon has pinned for `lab`, or begins with nothing: programs, table and cables are made when
-    /// the first flow is entered. `seed` is a random number.
+    /// the first flow is entered.
     ///
     /// # Errors
     /// The kernel or the build lacks what it takes; the lab runs without then.
-    pub fn open(lab: &str, seed: u64) -> Result<Offload> {
-        Offload::with_entries(lab, seed, ENTRIES)
+    pub fn open(lab: &str) -> Result<Offload> {
+        Offload::with_entries(lab, ENTRIES)
     }
 
     /// As [`Offload::open`], with room for fewer entries: a power of two, eight at least.
     ///
     /// # Errors
     /// As [`Offload::open`].
-    pub fn with_entries(lab: &str, seed: u64, entries: usize) -> Result<Offload> {
+    pub fn with_entries(lab: &str, entries: usize) -> Result<Offload> {
         program::check_built()?;
         program::check_waiting()?;
         let pinned = program::open(lab).or_else(|error| {
@@ -134,7 +139,7 @@ impl Offload {
         let inner = Arc::new(Inner {
             lab: lab.to_owned(),
             buckets: (entries / layout::WAYS).next_power_of_two(),
-            seed,
+            numbers: Numbers::random(),
             nics: Nics::new(),
             table: OnceLock::new(),
             epoch: Mutex::new(0),
@@ -166,7 +171,7 @@ impl Offload {
         Status {
             entries: self.inner.table.get().map_or(0, Table::in_force),
             nics: self.inner.nics.ready(),
-            failure: lock(&self.inner.failure).clone(),
+            failure: self.inner.failure(),
         }
     }
 
@@ -186,8 +191,18 @@ impl Drop for Offload {
 
 impl Inner {
     fn serve(&self, inbox: &Receiver<Request>) {
+        let mut inspected = HashMap::new();
         while let Ok(request) = inbox.recv() {
             match request {
+                Request::Inspect(port) => {
+                    let now = Instant::now();
+                    let last = inspected.insert(port, now);
+                    match last.filter(|last| now.duration_since(*last) < INSPECTION) {
+                        Some(last) => drop(inspected.insert(port, last)),
+                        // What is there is kept, what is gone is made again.
+                        None => self.equip(port),
+                    }
+                }
                 Request::Equip(port) => self.equip(port),
                 Request::Unequip(port) => self.unequip(port),
                 Request::Grace => self.end_grace(),
@@ -196,33 +211,36 @@ impl Inner {
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        self.nics.failure().or_else(|| lock(&self.failure).clone())
+    }
+
     fn fail(&self, what: &str, error: &impl std::fmt::Display) {
         tracing::warn!(lab = %self.lab, %error, "{what}");
         *lock(&self.failure) = Some(format!("{what}: {error}"));
     }
 
     fn equip(&self, port: PortId) {
-        let Some(Place { ns, device }) = self.nics.place(port) else { return };
+        let Some(place) = self.nics.place(port) else { return };
         let mut equipment = lock(&self.equipment);
         if equipment.removed {
             return;
         }
         let outcome = self
             .prepare(&mut equipment)
-            .and_then(|(programs, fabric)| fabric.equip(programs, port, &ns, &device));
-        match outcome {
-            Ok(()) => drop(self.nics.advance(port, Stage::Asked, Stage::Ready)),
-            Err(error) => {
-                self.nics.advance(port, Stage::Asked, Stage::Failed);
-                self.fail("flows of a NIC stay in userspace", &error);
-            }
-        }
+            .and_then(|(programs, fabric)| fabric.equip(programs, port, &place.ns, &place.device));
+        let failure = outcome.err().map(|error| {
+            let (ns, device) = (place.ns.label(), &place.device);
+            tracing::warn!(lab = %self.lab, %ns, %device, %error, "flows of a NIC stay in userspace");
+            format!("flows of {device} in {ns} stay in userspace, and it is tried again: {error}")
+        });
+        self.nics.settle(port, &place, failure, Instant::now());
     }
 
     /// Loads the programs and makes the fabric's namespace, the first time.
     fn prepare<'a>(&self, equipment: &'a mut Equipment) -> Result<(&'a Programs, &'a Fabric)> {
         if equipment.programs.is_none() {
-            let (programs, table) = program::load(&self.lab, self.buckets, self.seed)?;
+            let (programs, table) = program::load(&self.lab, self.buckets, self.numbers)?;
             let epoch = lock(&self.epoch);
             table.set_epoch(*epoch);
             // Only this thread makes tables, and there are no programs yet.
@@ -272,15 +290,16 @@ impl Inner {
     fn is_ready(&self, port: PortId) -> bool {
         match self.nics.stage(port) {
             Stage::Ready => true,
-            Stage::Bare => {
-                if self.nics.advance(port, Stage::Bare, Stage::Asked)
+            Stage::Failed if !self.nics.may_try_again(port, Instant::now()) => false,
+            stage @ (Stage::Bare | Stage::Failed) => {
+                if self.nics.advance(port, stage, Stage::Asked)
                     && self.requests.try_send(Request::Equip(port)).is_err()
                 {
-                    self.nics.advance(port, Stage::Asked, Stage::Bare);
+                    self.nics.advance(port, Stage::Asked, stage);
                 }
                 false
             }
-            Stage::Absent | Stage::Asked | Stage::Failed => false,
+            Stage::Absent | Stage::Asked => false,
         }
     }
 }
@@ -316,7 +335,23 @@ impl KernelFlows for Offload {
     fn withdraw(&self, slot: OffloadSlot) {
         if let Some(table) = self.inner.table.get() {
             table.withdraw(slot);
+            self.inner.ask_grace();
         }
+    }
+
+    fn is_final(&self, slot: OffloadSlot) -> bool {
+        self.inner.table.get().is_none_or(|table| {
+            let is_final = table.is_final(slot);
+            if !is_final {
+                self.inner.ask_grace();
+            }
+            is_final
+        })
+    }
+
+    fn inspect(&self, port: PortId) {
+        // Who finds no room asks again.
+        let _ = self.inner.requests.try_send(Request::Inspect(port));
     }
 
     fn release(&self, slot: OffloadSlot) {
@@ -338,7 +373,7 @@ impl KernelFlows for Offload {
     }
 
     fn attach(&self, port: PortId, ns: &Arc<Netns>, device: &str) {
-        self.inner.nics.add(port, Place { ns: Arc::clone(ns), device: device.to_owned() });
+        self.inner.nics.add(port, Arc::clone(ns), device.to_owned());
     }
 
     fn detach(&self, port: PortId) {
@@ -353,7 +388,7 @@ impl KernelFlows for Offload {
     }
 
     fn failure(&self) -> Option<String> {
-        lock(&self.inner.failure).clone()
+        self.inner.failure()
     }
 
     fn remove(&self) {
@@ -400,7 +435,8 @@ pub fn is_built() -> bool {
     program::check_built().is_ok()
 }
 
-/// Whether this host's kernel can carry flows: loads the programs for a moment, under a name that no lab has.
+/// Whether this host's kernel can carry flows: loads the programs for a moment, under a name that no lab has, and attaches them
+/// to devices of a namespace without a name.
 ///
 /// # Errors
 /// What it lacks.
@@ -409,9 +445,10 @@ pub fn examine() -> Result<()> {
     program::check_waiting()?;
     // bpffs takes no dot, and no lab's name has this stroke.
     let name = format!("doctor_{}", std::process::id());
-    let loaded = program::load(&name, 1, 1).map(drop);
+    let attached = program::load(&name, 1, Numbers::random())
+        .and_then(|(programs, _table)| equipment::try_out(&programs));
     let unpinned = program::unpin(&name);
-    loaded.and(unpinned)
+    attached.and(unpinned)
 }
 
 /// Where a lab's pins are.

@@ -12,7 +12,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::statfs;
 
-use super::layout::{Bucket, Control};
+use super::layout::{Bucket, Control, version};
 use super::table::Table;
 use crate::host::error::{Context, HostError, Result};
 
@@ -94,29 +94,51 @@ pub(super) fn check_built() -> Result<()> {
     OBJECT.map(drop).ok_or_else(not_built)
 }
 
+/// Random numbers of a lab.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    /// Where hashes begin.
+    pub(super) seed: u64,
+    /// What packets of the programs bear on the cables; never shown.
+    pub(super) secret: u64,
+}
+
+impl Numbers {
+    pub(super) fn random() -> Numbers {
+        Numbers { seed: rand::random(), secret: rand::random() }
+    }
+}
+
+impl std::fmt::Debug for Numbers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Numbers")
+    }
+}
+
 /// Loads the programs with a table of `buckets` buckets and pins all of it for `lab`, in place of what was pinned.
 ///
 /// # Errors
 /// The kernel lacks what they need, or the privilege is missing.
-pub(super) fn load(lab: &str, buckets: usize, seed: u64) -> Result<(Programs, Table)> {
+pub(super) fn load(lab: &str, buckets: usize, numbers: Numbers) -> Result<(Programs, Table)> {
     mount_bpffs()?;
     unpin(lab)?;
     let folder = folder(lab);
     fs::create_dir_all(&folder).on("create", folder.display())?;
-    let loaded = load_into(&folder, buckets, seed);
+    let loaded = load_into(&folder, buckets, numbers);
     if loaded.is_err() {
         let _ = unpin(lab);
     }
     loaded
 }
 
-fn load_into(folder: &Path, buckets: usize, seed: u64) -> Result<(Programs, Table)> {
+fn load_into(folder: &Path, buckets: usize, numbers: Numbers) -> Result<(Programs, Table)> {
     let object = OBJECT.ok_or_else(not_built)?;
     let maximum = u32::try_from(buckets).map_err(|_| HostError::Invalid("a table of that size".into()))?;
     let mut loader = aya::EbpfLoader::new();
     // Without the kernel's description of its types nothing is found that a packet socket listens to.
     let types_known = u32::from(Path::new(KERNEL_TYPES).exists());
     loader.map_max_entries(BUCKETS, maximum).override_global("types_known", &types_known, true);
+    loader.override_global("secret", &numbers.secret, true);
     let mut loaded = loader.load(object).map_err(not_loaded)?;
     let mut program = |name: &'static str| -> Result<OwnedFd> {
         let program = loaded.program_mut(name).ok_or_else(not_built)?;
@@ -139,7 +161,8 @@ fn load_into(folder: &Path, buckets: usize, seed: u64) -> Result<(Programs, Tabl
         Ok(mapped)
     };
     let (control_bytes, bucket_bytes) = Table::sizes(buckets);
-    let table = Table::new(map(CONTROL, control_bytes)?, map(BUCKETS, bucket_bytes)?, buckets, seed);
+    let table = Table::new(map(CONTROL, control_bytes)?, map(BUCKETS, bucket_bytes)?, buckets, numbers.seed);
+    table.set_version(version(object));
     Ok((programs, table))
 }
 
@@ -165,15 +188,23 @@ pub(super) fn open(lab: &str) -> Result<Option<(Programs, Table)>> {
         && buckets_info.value_size() as usize == size_of::<Bucket>()
         && count.is_power_of_two();
     if !fits {
-        return Err(HostError::Mismatch {
-            object: folder.display().to_string(),
-            detail: "another version of the daemon has pinned it".into(),
-        });
+        return Err(others(&folder));
     }
     let (control_bytes, bucket_bytes) = Table::sizes(count);
     let control = map_memory(control.as_fd(), CONTROL, control_bytes)?;
     let buckets = map_memory(buckets.as_fd(), BUCKETS, bucket_bytes)?;
-    Ok(Some((programs, Table::new(control, buckets, count, 1))))
+    let table = Table::new(control, buckets, count, 1);
+    if table.version() != version(OBJECT.ok_or_else(not_built)?) {
+        return Err(others(&folder));
+    }
+    Ok(Some((programs, table)))
+}
+
+fn others(folder: &Path) -> HostError {
+    HostError::Mismatch {
+        object: folder.display().to_string(),
+        detail: "another version of the daemon has pinned it".into(),
+    }
 }
 
 fn open_map(folder: &Path, name: &str) -> Result<(OwnedFd, aya::maps::MapInfo)> {

@@ -1,10 +1,12 @@
 //! The entries of one lab, in memory that the kernel's programs read and count in.
 //!
-//! A hash table of buckets with eight slots each. Everything here is plain memory: no system call, no lock. A slot is free,
+//! A hash table of buckets with eight slots each. Everything here is plain memory without a system call; only who enters a
+//! flow takes a lock, so that two cannot enter the same one. A slot is free,
 //! held by whoever entered the flow, or released and waiting until no program can be using it any more: a program
 //! that found the slot just before its withdrawal counts in it a moment later, and must not meet another flow there.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::MmapRaw;
 use vnet_dataplane::{FlowKey, Nanos, OffloadCounts, OffloadSlot};
@@ -25,6 +27,9 @@ pub(super) struct Table {
     buckets: MmapRaw,
     count: usize,
     states: Vec<AtomicU32>,
+    /// By slot, the grace period in which it was withdrawn, and one; 0 while it is in force.
+    withdrawn: Vec<AtomicU32>,
+    entering: Mutex<()>,
     /// The grace period that begins next, counted from zero.
     next_grace: AtomicU32,
     /// How many grace periods have ended.
@@ -42,6 +47,8 @@ impl Table {
             buckets,
             count,
             states: Vec::new(),
+            withdrawn: Vec::new(),
+            entering: Mutex::new(()),
             next_grace: AtomicU32::new(0),
             graces: AtomicU32::new(0),
         };
@@ -58,6 +65,7 @@ impl Table {
         };
         let states = (0..count * WAYS).map(|index| AtomicU32::new(state(index))).collect();
         table.states = states;
+        table.withdrawn = (0..count * WAYS).map(|_| AtomicU32::new(0)).collect();
         table
     }
 
@@ -98,6 +106,15 @@ impl Table {
         self.state(slot).is_some_and(|state| state.load(Ordering::Acquire) == HELD)
     }
 
+    /// Which programs read it.
+    pub(super) fn version(&self) -> u64 {
+        self.control().version.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_version(&self, version: u64) {
+        self.control().version.store(version, Ordering::Relaxed);
+    }
+
     /// The epoch whose entries count.
     pub(super) fn epoch(&self) -> u32 {
         self.control().epoch.load(Ordering::Acquire)
@@ -117,6 +134,8 @@ impl Table {
         epoch: u32,
     ) -> Option<OffloadSlot> {
         let words = KeyWords::of(key);
+        // Nothing is left half done by who panics: a slot counts by the last store.
+        let _alone = self.entering.lock().unwrap_or_else(PoisonError::into_inner);
         let control = self.control();
         let hash = words.hash(control.seed.load(Ordering::Relaxed));
         let first = ((hash >> 32) as usize & (self.count - 1)) * WAYS;
@@ -135,6 +154,7 @@ impl Table {
         slot.packets.store(0, Ordering::Relaxed);
         slot.bytes.store(0, Ordering::Relaxed);
         slot.last_seen_ns.store(0, Ordering::Relaxed);
+        self.withdrawn[index].store(0, Ordering::Relaxed);
         self.tag(index).store(tag(epoch, hash), Ordering::Release);
         Some(OffloadSlot(index as u32))
     }
@@ -174,8 +194,22 @@ impl Table {
     /// Ends an entry; its counts can still be read, and may still rise for a moment.
     pub(super) fn withdraw(&self, slot: OffloadSlot) {
         if self.is_held(slot) {
-            self.tag(slot.0 as usize).store(0, Ordering::SeqCst);
+            self.end(slot.0 as usize);
         }
+    }
+
+    fn end(&self, index: usize) {
+        self.tag(index).store(0, Ordering::SeqCst);
+        // A period that begins from now on sees the last program out that has found the slot.
+        let grace = self.next_grace.load(Ordering::SeqCst).wrapping_add(1).max(1);
+        let _ = self.withdrawn[index].compare_exchange(0, grace, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// Whether the counts of a withdrawn entry are final: a whole grace period has passed since.
+    pub(super) fn is_final(&self, slot: OffloadSlot) -> bool {
+        let withdrawn = self.withdrawn.get(slot.0 as usize).map_or(1, |grace| grace.load(Ordering::Acquire));
+        let ended = self.graces.load(Ordering::Acquire);
+        withdrawn != 0 && ended.wrapping_sub(withdrawn) as i32 >= 0
     }
 
     /// Gives a slot back. It is used again after the next whole grace period.
@@ -200,7 +234,7 @@ impl Table {
         for index in 0..self.states.len() {
             let of_port = || self.words(index).nic() == port || self.target(index) == target;
             if self.tag(index).load(Ordering::Acquire) != 0 && of_port() {
-                self.tag(index).store(0, Ordering::SeqCst);
+                self.end(index);
             }
         }
     }
@@ -327,6 +361,47 @@ mod tests {
         table.release(slots[3]);
         assert_eq!(table.end_grace(|| Err("refused")), Err("refused"));
         assert_eq!(table.enter(&key(9), 9, 0, 1), None);
+    }
+
+    #[test]
+    fn who_enters_the_same_flow_at_once_does_not_enter_it_twice() {
+        let table = table(1);
+        for port in 0..200 {
+            let start = std::sync::Barrier::new(4);
+            let enter = || {
+                start.wait();
+                table.enter(&key(port), 9, 0, 1)
+            };
+            let slots: Vec<OffloadSlot> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(enter)).collect();
+                threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
+            });
+            assert_eq!(slots.len(), 1, "one has entered it");
+            table.release(slots[0]);
+            grace(&table);
+        }
+    }
+
+    #[test]
+    fn counts_are_final_after_a_grace_period_that_began_after_the_withdrawal() {
+        let table = table(1);
+        let slot = table.enter(&key(1), 9, 0, 1).unwrap();
+        assert!(!table.is_final(slot));
+        let waiting = table.end_grace(|| {
+            table.withdraw(slot);
+            Ok::<(), ()>(())
+        });
+        assert_eq!(waiting, Ok(()));
+        assert!(
+            !table.is_final(slot),
+            "a program may have found it before the withdrawal, after the period began"
+        );
+        grace(&table);
+        assert!(table.is_final(slot));
+        table.release(slot);
+        grace(&table);
+        let again = table.enter(&key(2), 9, 0, 1).unwrap();
+        assert!(!table.is_final(again));
     }
 
     #[test]

@@ -139,6 +139,16 @@ impl Output for Ports {
         self.kernel.as_ref().is_some_and(|kernel| kernel.renew(slot, epoch))
     }
 
+    fn is_final(&self, slot: OffloadSlot) -> bool {
+        self.kernel.as_ref().is_none_or(|kernel| kernel.is_final(slot))
+    }
+
+    fn unmoved(&mut self, port: PortId) {
+        if let Some(kernel) = &self.kernel {
+            kernel.inspect(port);
+        }
+    }
+
     fn withdraw(&mut self, slot: OffloadSlot) {
         if let Some(kernel) = &self.kernel {
             kernel.withdraw(slot);

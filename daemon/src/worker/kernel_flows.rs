@@ -41,6 +41,12 @@ pub trait KernelFlows: Debug + Send + Sync {
     /// Ends an entry; its slot stays readable until its release.
     fn withdraw(&self, slot: OffloadSlot);
 
+    /// Whether the counts of a withdrawn entry are final.
+    fn is_final(&self, slot: OffloadSlot) -> bool;
+
+    /// Packets of a NIC come to the workers although they have entries: looks after its programs, and attaches what is gone.
+    fn inspect(&self, port: PortId);
+
     /// Gives the slot of a withdrawn or lost entry back.
     fn release(&self, slot: OffloadSlot);
 

@@ -30,6 +30,10 @@ pub(crate) fn tests() -> Vec<Case> {
         ("the_kernel_lowers_the_ttl_and_leaves_the_last_ones", ttl),
         ("another_epoch_brings_flows_back_at_once", epochs),
         ("a_nic_that_tcpdump_listens_on_shows_what_leaves", watched),
+        ("a_nic_with_a_queueing_discipline_of_its_own_uses_it", queueing),
+        ("what_the_sender_s_machine_has_noted_stays_there", unmarked),
+        ("a_program_that_was_taken_off_is_attached_again", attached_again),
+        ("another_version_s_programs_are_not_taken_over", other_version),
         ("another_nic_cannot_use_an_entry", foreign_nic),
         ("frames_that_are_forged_on_a_cable_go_nowhere", forged),
         ("a_full_table_takes_no_more_and_ended_flows_make_room", full),
@@ -104,7 +108,7 @@ impl Pair {
     fn with_entries(entries: usize) -> Result<Pair, Box<dyn std::error::Error>> {
         let lab = Lab::new();
         let machines = [machine(&lab, "a", 1)?, machine(&lab, "b", 2)?];
-        let offload = Offload::with_entries(&lab.name, 42, entries)?;
+        let offload = Offload::with_entries(&lab.name, entries)?;
         for (port, machine) in machines.iter().enumerate() {
             offload.attach(PortId(port as u32), &machine.ns, "eth0");
         }
@@ -434,6 +438,131 @@ fn watched() -> Outcome {
     Ok(())
 }
 
+fn command(machine: &Machine, words: &[&str]) -> Outcome {
+    let output = machine.ns.run(|| std::process::Command::new(words[0]).args(&words[1..]).output())??;
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    Ok(())
+}
+
+/// Sends a datagram of a's by the flow from port 4000 to port 5000, and says where it goes.
+fn is_carried(pair: &Pair, slot: OffloadSlot, from: &UdpSocket) -> Result<bool, Box<dyn std::error::Error>> {
+    let before = pair.counts(slot).0;
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        // Again each time: the kernel loses what leaves while it gives a device another discipline.
+        from.send_to(b"where", SocketAddr::new(pair.machines[1].addresses[0], 5000))?;
+        if pair.counts(slot).0 > before {
+            return Ok(true);
+        }
+        let found = pair.machines[0].packet(Duration::from_millis(20), |packet| packet.ends_with(b"where"));
+        if found.is_some() {
+            return Ok(false);
+        }
+    }
+    Err("it went nowhere".into())
+}
+
+fn wait_carried(pair: &Pair, slot: OffloadSlot, from: &UdpSocket, wanted: bool) -> Outcome {
+    let deadline = Instant::now() + LIMIT;
+    while is_carried(pair, slot, from)? != wanted {
+        assert!(Instant::now() < deadline, "it does not become {wanted} that the kernel carries it");
+    }
+    Ok(())
+}
+
+fn queueing() -> Outcome {
+    let pair = Pair::new()?;
+    let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
+    let a = &pair.machines[0];
+    let from = a.udp(0, 4000)?;
+    wait_carried(&pair, slot, &from, true)?;
+    command(a, &["tc", "qdisc", "add", "dev", "eth0", "root", "pfifo", "limit", "100"])?;
+    wait_carried(&pair, slot, &from, false)?;
+    command(a, &["tc", "qdisc", "delete", "dev", "eth0", "root"])?;
+    wait_carried(&pair, slot, &from, true)
+}
+
+fn attached_again() -> Outcome {
+    let pair = Pair::new()?;
+    let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
+    let a = &pair.machines[0];
+    let from = a.udp(0, 4000)?;
+    wait_carried(&pair, slot, &from, true)?;
+    command(a, &["tc", "qdisc", "delete", "dev", "eth0", "clsact"])?;
+    wait_carried(&pair, slot, &from, false)?;
+    pair.offload.inspect(PortId(0));
+    wait_carried(&pair, slot, &from, true)
+}
+
+fn unmarked() -> Outcome {
+    use std::os::fd::AsRawFd;
+    let pair = Pair::new()?;
+    let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
+    let [a, b] = &pair.machines;
+    let (from, to) = (a.udp(0, 4000)?, b.udp(0, 5000)?);
+    setsockopt(&from, sockopt::Mark, &7)?;
+    setsockopt(&from, sockopt::Priority, &6)?;
+    // The receiver is told the mark of each datagram.
+    const SO_RCVMARK: libc::c_int = 75;
+    let one: libc::c_int = 1;
+    // SAFETY: the option's value lives until the call has returned, and its length is its own.
+    let set = unsafe {
+        let length = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(to.as_raw_fd(), libc::SOL_SOCKET, SO_RCVMARK, (&raw const one).cast(), length)
+    };
+    if set < 0 {
+        eprintln!("skipped: the kernel does not tell marks (Linux 5.19)");
+        return Ok(());
+    }
+    from.send_to(b"marked", SocketAddr::new(b.addresses[0], 5000))?;
+    let (mut data, mut control) = ([0_u8; 16], [0_u64; 16]);
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: all zero is a valid message; what it points to lives until the call has returned, and the kernel has written
+    // whole headers of control messages before they are read.
+    let marks: Vec<u32> = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut iov, 1);
+        (message.msg_control, message.msg_controllen) =
+            (control.as_mut_ptr().cast(), size_of_val(&control) as _);
+        assert_eq!(libc::recvmsg(to.as_raw_fd(), &raw mut message, 0), 6);
+        let mut marks = Vec::new();
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_type == libc::SO_MARK {
+                marks.push(libc::CMSG_DATA(header).cast::<u32>().read_unaligned());
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+        marks
+    };
+    assert_eq!((marks, pair.counts(slot).0), (vec![0], 1));
+    Ok(())
+}
+
+fn other_version() -> Outcome {
+    let mut pair = Pair::new()?;
+    let key = pair.key(0, 0, Protocol::UDP, (4000, 5000));
+    pair.enter(key, 0);
+    let placeholder = Offload::open(&format!("{}-none", pair.lab.name))?;
+    drop(std::mem::replace(&mut pair.offload, placeholder));
+    let path = offload::pins(&pair.lab.name).as_ref().join("control");
+    let map = aya::maps::Map::Array(aya::maps::MapData::from_pin(&path)?);
+    let mut control: aya::maps::Array<_, [u64; 3]> = map.try_into()?;
+    let [head, seed, version] = control.get(&0, 0)?;
+    control.set(0, [head, seed, version ^ 1], 0)?;
+    drop(control);
+    pair.offload = Offload::open(&pair.lab.name)?;
+    assert_eq!(pair.offload.take_adopted(), [], "nothing of it is taken over");
+    assert!(!path.exists(), "it is removed");
+    for (port, machine) in pair.machines.iter().enumerate() {
+        pair.offload.attach(PortId(port as u32), &machine.ns, "eth0");
+    }
+    pair.offload.publish(EPOCH);
+    let slot = pair.enter(key, 0);
+    let from = pair.machines[0].udp(0, 4000)?;
+    wait_carried(&pair, slot, &from, true)
+}
+
 fn foreign_nic() -> Outcome {
     let pair = Pair::new()?;
     let slot = pair.enter(pair.key(0, 0, Protocol::UDP, (4000, 5000)), 0);
@@ -466,6 +595,12 @@ fn forged() -> Outcome {
     frame.extend([8, 0]);
     frame.extend(&inner);
     for _ in 0..3 {
+        a.ns.run(|| crate::offload_packets::send_by("cable-eth0", &frame))??;
+    }
+    // Nor with the number of the program's own packets.
+    a.ns.run(|| crate::offload_packets::mark_egress("cable-eth0", 0x766e))??;
+    for secret in [0_u64, 1, u64::MAX] {
+        frame[4..12].copy_from_slice(&secret.to_ne_bytes());
         a.ns.run(|| crate::offload_packets::send_by("cable-eth0", &frame))??;
     }
     let far = SocketAddr::new(b.addresses[0], 5000);
@@ -510,7 +645,7 @@ fn adoption() -> Outcome {
     from.send_to(b"before", far)?;
     assert_eq!(to.recv(&mut [0; 16])?, 6);
     // As after kill -9: no descriptor of table, programs or devices is left.
-    let placeholder = Offload::open(&format!("{}-none", pair.lab.name), 1)?;
+    let placeholder = Offload::open(&format!("{}-none", pair.lab.name))?;
     drop(std::mem::replace(&mut pair.offload, placeholder));
     for machine in &mut pair.machines {
         let spare = machine.ns.run(|| Tun::attach(&TunSpec::new("spare", 1)))??;
@@ -518,7 +653,7 @@ fn adoption() -> Outcome {
     }
     from.send_to(b"meanwhile", far)?;
     assert_eq!(to.recv(&mut [0; 16])?, 9, "it goes on without a daemon");
-    pair.offload = Offload::open(&pair.lab.name, 43)?;
+    pair.offload = Offload::open(&pair.lab.name)?;
     assert_eq!(pair.offload.epoch(), EPOCH);
     let entry = OffloadEntry { key, target: PortId(1), ttl_decrement: 3, epoch: EPOCH };
     assert_eq!(pair.offload.take_adopted(), [(slot, entry)]);
@@ -612,6 +747,14 @@ fn without_cable() -> Outcome {
     assert_eq!((pair.offload.enter(&entry), pair.offload.status().entries), (None, 0));
     a.udp(0, 4000)?.send_to(b"userspace's", SocketAddr::new(b.addresses[0], 5000))?;
     assert!(a.packet(LIMIT, |packet| packet.ends_with(b"userspace's")).is_some());
+    // It is tried again when what stood in the way is gone.
+    command(a, &["ip", "link", "delete", "other"])?;
+    let deadline = Instant::now() + LIMIT;
+    while pair.offload.enter(&entry).is_none() {
+        assert!(Instant::now() < deadline, "{:?}", pair.offload.status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(pair.offload.failure(), None);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vnet_dataplane::{FiveTuple, FlowState, PortId, Protocol, Reason, TcpFlags};
 use vnet_fabric::Verdict;
 use vnet_fabric::snapshot::CounterKind;
-use vnet_router::{RouterOptions, TapFilter, TapId, TapSink, Tapped};
+use vnet_router::{Router, RouterOptions, TapFilter, TapId, TapSink, Tapped};
 
 use world::{Packet, World};
 
@@ -324,6 +324,102 @@ fn a_new_router_keeps_what_is_still_plain_and_removes_the_rest() {
         world.pass(1_000);
         assert_eq!(world.kernel.used(), offloaded(&world));
     }
+}
+
+/// Packets of a flow at two workers, and at how many of them it is.
+fn at_both(world: &World, other: &Router, packet: &Packet) -> (u64, usize) {
+    let own = |router: &Router| {
+        let flows = router.flows(world.now).into_iter();
+        flows
+            .filter(|flow| (flow.port, flow.tuple) == (packet.port, packet.tuple))
+            .map(|flow| flow.packets)
+            .collect()
+    };
+    let found: [Vec<u64>; 2] = [own(&world.router), own(other)];
+    let found = found.concat();
+    (found.iter().sum(), found.len())
+}
+
+#[test]
+fn a_flow_that_comes_to_another_worker_is_its_own_with_all_that_was_counted() {
+    for connection in connections(&world()) {
+        let mut world = world();
+        carry_on(&mut world, &connection);
+        let mut other = world.other_worker();
+        world.merge();
+        let counted = [false, true].map(|reply| at_both(&world, &other, &packet(&connection, reply, ACK)).0);
+        world.apply(&lab(0));
+        std::mem::swap(&mut world.router, &mut other);
+        let carried = world.kernel.carried;
+        for round in 1..=12 {
+            for (reply, before) in [false, true].into_iter().zip(counted) {
+                assert_eq!(world.send(&packet(&connection, reply, ACK)).len(), 1);
+                world.merge();
+                // The former worker has its turn, then this one again.
+                std::mem::swap(&mut world.router, &mut other);
+                world.pass(300);
+                std::mem::swap(&mut world.router, &mut other);
+                world.merge();
+                let found = at_both(&world, &other, &packet(&connection, reply, ACK));
+                assert!(found.0 == before + round, "{}: {found:?} after {before} and {round}", connection.2);
+                assert!(round < 8 || found.1 == 1, "{}: at {} workers", connection.2, found.1);
+            }
+        }
+        assert!(world.kernel.carried > carried, "{}: it runs elsewhere again", connection.2);
+        assert_eq!((offloaded(&world), other.offloaded_flows()), (2, 0));
+        let counts = [world.counted(), {
+            std::mem::swap(&mut world.router, &mut other);
+            world.counted()
+        }];
+        let balance = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.balance.0, sum.1 + one.balance.1));
+        assert_eq!(balance.0, balance.1, "no packet twice");
+        assert_eq!(balance.0, counted.iter().sum::<u64>() + 24);
+    }
+}
+
+#[test]
+fn who_adopts_a_flow_gets_what_another_worker_has_seen_of_it() {
+    let mut world = world();
+    let connection = connections(&world)[0];
+    carry_on(&mut world, &connection);
+    let mut other = world.other_worker();
+    // The daemon is gone, and with it what its router had counted before the flow was entered.
+    world.apply(&lab(0));
+    std::mem::swap(&mut world.router, &mut other);
+    for reply in [false, true] {
+        assert_eq!(world.send(&packet(&connection, reply, ACK)).len(), 1);
+    }
+    std::mem::swap(&mut world.router, &mut other);
+    let carried = world.kernel.carried;
+    world.restart();
+    std::mem::swap(&mut world.router, &mut other);
+    world.pass(300);
+    std::mem::swap(&mut world.router, &mut other);
+    world.merge();
+    let found = [false, true].map(|reply| at_both(&world, &other, &packet(&connection, reply, ACK)));
+    assert_eq!((found[0].0 + found[1].0, found[0].1, found[1].1), (carried + 2, 1, 1));
+    assert_eq!((offloaded(&world), other.offloaded_flows()), (2, 0));
+}
+
+#[test]
+fn a_flow_whose_packets_come_all_the_same_does_not_run_elsewhere() {
+    let mut world = world();
+    let connection = connections(&world)[2];
+    carry_on(&mut world, &connection);
+    assert_eq!(offloaded(&world), 2);
+    // Something keeps its packets from whoever should carry them, as tcpdump does.
+    world.kernel.passes_by = true;
+    for _ in 0..4 {
+        world.pass(500);
+        assert_eq!(world.send(&packet(&connection, false, ACK)).len(), 1);
+    }
+    world.pass(500);
+    assert_eq!((offloaded(&world), world.router.offloaded_flows()), (1, 1), "the replies' entry is idle");
+    assert!(world.kernel.unmoved.contains(&packet(&connection, false, ACK).port), "and somebody is told");
+    world.kernel.passes_by = false;
+    world.send(&packet(&connection, false, ACK));
+    world.merge();
+    assert_eq!(offloaded(&world), 2);
 }
 
 /// A packet as a tap took it: where, what became of it, and its bytes.

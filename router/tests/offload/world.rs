@@ -78,11 +78,24 @@ pub(crate) struct Kernel {
     slots: Vec<Option<Slot>>,
     pub(crate) sent: Vec<Sent>,
     pub(crate) carried: u64,
+    /// Nothing is carried, though it is entered.
+    pub(crate) passes_by: bool,
+    /// Ports whose packets came to the router though they have entries.
+    pub(crate) unmoved: Vec<PortId>,
 }
 
 impl Kernel {
     pub(crate) fn new(capacity: usize) -> Kernel {
-        Kernel { epoch: 0, capacity, flows: HashMap::new(), slots: Vec::new(), sent: Vec::new(), carried: 0 }
+        Kernel {
+            epoch: 0,
+            capacity,
+            flows: HashMap::new(),
+            slots: Vec::new(),
+            sent: Vec::new(),
+            carried: 0,
+            passes_by: false,
+            unmoved: Vec::new(),
+        }
     }
 
     fn slot(&self, slot: OffloadSlot) -> Option<&Slot> {
@@ -116,10 +129,10 @@ impl Kernel {
 
     fn carry(&mut self, packet: &Packet, length: usize, now: Nanos) -> bool {
         let Some(&slot) = self.flows.get(&FlowKey::new(packet.port, &packet.tuple)) else { return false };
-        let epoch = self.epoch;
+        let (epoch, passes_by) = (self.epoch, self.passes_by);
         let Slot { entry, counts, .. } = self.slot_mut(slot);
         let changes = packet.flags & (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) != 0;
-        if entry.epoch != epoch || changes || packet.ttl <= entry.ttl_decrement {
+        if passes_by || entry.epoch != epoch || changes || packet.ttl <= entry.ttl_decrement {
             return false;
         }
         counts.packets += 1;
@@ -182,6 +195,10 @@ impl Output for Kernel {
         }
     }
 
+    fn unmoved(&mut self, port: PortId) {
+        self.unmoved.push(port);
+    }
+
     fn release(&mut self, slot: OffloadSlot) {
         let released = self.slot_mut(slot);
         assert!(released.withdrawn || released.lost, "an entry is withdrawn before its release");
@@ -232,6 +249,13 @@ impl World {
         self.router = Router::new(shared, self.options, 9);
         self.router.begin();
         self.router.adopt_offloads(self.kernel.entries(), self.now, &mut self.kernel);
+    }
+
+    /// Another worker of the same lab, to be put in the place of this one by `std::mem::swap`.
+    pub(crate) fn other_worker(&self) -> Router {
+        let mut router = Router::new(Arc::clone(self.router.shared()), self.options, 11);
+        router.begin();
+        router
     }
 
     fn batch<T>(&mut self, work: impl FnOnce(&mut World) -> T) -> T {
