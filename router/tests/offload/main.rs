@@ -344,8 +344,8 @@ fn at_both(world: &World, other: &Router, packet: &Packet) -> (u64, usize) {
 fn a_flow_that_comes_to_another_worker_is_its_own_with_all_that_was_counted() {
     for connection in connections(&world()) {
         let mut world = world();
-        carry_on(&mut world, &connection);
         let mut other = world.other_worker();
+        carry_on(&mut world, &connection);
         world.merge();
         let counted = [false, true].map(|reply| at_both(&world, &other, &packet(&connection, reply, ACK)).0);
         world.apply(&lab(0));
