@@ -24,6 +24,7 @@ const OTHERS: &[&str] = &[
     "VNETD_METRICS",
     "VNETD_WORKERS",
     "VNETD_FLOWS_MAX",
+    "VNETD_NIC_FLOWS_MAX",
     "VNETD_SESSIONS_MAX",
     "VNETD_LOG_FORMAT",
     "VNETD_LOG",

@@ -12,8 +12,10 @@ use vnet_integration::{Scene, process, wait_until};
 
 use crate::firewall;
 
-pub(crate) const LABS: &[Lab] =
-    &[Lab::new("workers::two_keep_each_flow_in_order_and_lose_no_count", two_keep_order).alone()];
+pub(crate) const LABS: &[Lab] = &[
+    Lab::new("workers::two_keep_each_flow_in_order_and_lose_no_count", two_keep_order).alone(),
+    Lab::new("workers::two_adopt_what_runs_in_the_kernel", two_adopt).alone(),
+];
 
 const WORKERS: usize = 2;
 /// Flows of each way. All on one queue is one case in 2^17.
@@ -122,4 +124,74 @@ fn refused_by_devices(lab: &RunningLab) -> Result<f64> {
         let dropped: f64 = dropped.trim().parse().with_context(|| format!("{machine}: {dropped}"))?;
         Ok(sum + dropped)
     })
+}
+
+/// Datagrams of each flow, a flow a port.
+const OFFLOADED_FLOWS: u16 = 8;
+
+/// Each flow from near to web and back once, and with all that was sent since the daemon began: nothing is counted that did not
+/// come, and nothing twice.
+fn expect_each_once(lab: &RunningLab) -> Result<usize> {
+    let flows = lab.json(&["flows"])?;
+    let all = flows["value"].as_array().context("no list of flows")?;
+    let mut in_kernel = 0;
+    for port in (FIRST_PORT..).take(usize::from(OFFLOADED_FLOWS)) {
+        let own: Vec<_> = all
+            .iter()
+            .filter(|flow| flow["source"] == "10.1.0.4" && flow["destinationPort"] == port)
+            .collect();
+        ensure!(own.len() <= 1, "port {port} is listed {} times: {own:?}", own.len());
+        in_kernel += own.iter().filter(|flow| flow["runsIn"] == "kernel").count();
+    }
+    Ok(in_kernel)
+}
+
+fn two_adopt(scene: &Scene) -> Result<()> {
+    let daemon = scene.idle_daemon()?.env("VNETD_WORKERS", &WORKERS.to_string());
+    daemon.run()?;
+    let lab = scene.up_on(daemon, &topology())?;
+    if !crate::offload::is_on(&lab)? {
+        return Ok(());
+    }
+    let mut streams = (0..OFFLOADED_FLOWS)
+        .map(|flow| {
+            let (from, to) =
+                (format!("10.1.0.4:{}", 4_000 + flow), format!("10.0.2.4:{}", FIRST_PORT + flow));
+            crate::offload::stream(&lab, ("web", &from), ("near", &to))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let all_in_kernel = |when: &str| {
+        wait_until(&format!("every flow runs in the kernel {when}"), LIMIT, || {
+            Ok(expect_each_once(&lab)? == usize::from(OFFLOADED_FLOWS))
+        })
+    };
+    all_in_kernel("at first")?;
+    lab.daemon().kill();
+    streams.iter().try_for_each(|stream| stream.wait_received(500))?;
+    lab.daemon().run()?;
+    all_in_kernel("after the restart")?;
+    // Every packet comes to the workers again, to whichever queue the kernel chooses.
+    for topology in
+        [edited(&topology(), "routeTables:\n", "routeTables:\n  unused: {routes: []}\n"), topology()]
+    {
+        lab.apply(&topology)?.ok()?;
+        all_in_kernel("after an apply")?;
+        streams.iter().try_for_each(|stream| stream.wait_received(200))?;
+    }
+    streams.iter_mut().try_for_each(|stream| stream.stop_sending())?;
+    let web = |direction: &str| {
+        let labels = [("vm", "web"), ("nic", "eth0"), ("direction", direction)];
+        Ok::<u64, anyhow::Error>(lab.metric("vnet_nic_packets_total", &labels)? as u64)
+    };
+    wait_until("flows and NIC have counted the same", LIMIT, || {
+        let flows = lab.json(&["flows"])?;
+        let all = flows["value"].as_array().context("no list of flows")?;
+        let own = all.iter().filter(|flow| flow["source"] == "10.1.0.4");
+        let sum: u64 = own.filter_map(|flow| flow["packets"].as_u64()).sum();
+        let charged = web("outbound")?;
+        ensure!(sum == charged, "{sum} at the flows, {charged} at the NIC");
+        Ok(expect_each_once(&lab)? <= usize::from(OFFLOADED_FLOWS))
+    })?;
+    streams.iter_mut().try_for_each(|stream| stream.end())?;
+    lab.expect_balance()
 }
