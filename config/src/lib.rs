@@ -32,7 +32,7 @@ pub use docs::topology_markdown;
 pub use limit::{LIMITS, Limit};
 pub use load::{
     ATTACHED_BYTES_MAX, Attachments, Disk, Externals, Loaded, SERVICE_TAGS_BYTES_MAX, load, load_ahead,
-    load_file, load_with, read_text,
+    load_file, load_in_place, load_with, read_text,
 };
 pub use model::Topology;
 pub use pending::{PENDING, Pending};

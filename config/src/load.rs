@@ -170,7 +170,7 @@ pub fn load(text: &str, origin: &str, base_dir: Option<&Path>) -> Result<Loaded,
 /// # Errors
 /// Everything that is wrong with the text, in its order.
 pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
-    load_as(text, origin, externals, false)
+    load_as(text, origin, externals, Reading::default())
 }
 
 /// As [`load_with`], and takes what nothing runs yet: the properties of [`crate::PENDING`]. For those who make them run,
@@ -179,13 +179,36 @@ pub fn load_with(text: &str, origin: &str, externals: &dyn Externals) -> Result<
 /// # Errors
 /// Everything else that is wrong with the text, in its order.
 pub fn load_ahead(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
-    load_as(text, origin, externals, true)
+    load_as(text, origin, externals, Reading { ahead: true, ..Reading::default() })
 }
 
-fn load_as(text: &str, origin: &str, externals: &dyn Externals, ahead: bool) -> Result<Loaded, Diagnostics> {
+/// As [`load_with`], for a change that is made request by request: a peering may stand whose remote network is gone. That it was
+/// there is for the caller to know.
+///
+/// # Errors
+/// Everything else that is wrong with the text, in its order.
+pub fn load_in_place(text: &str, origin: &str, externals: &dyn Externals) -> Result<Loaded, Diagnostics> {
+    load_as(text, origin, externals, Reading { orphans: true, ..Reading::default() })
+}
+
+/// What is taken that a file of its own may not say.
+#[derive(Clone, Copy, Default)]
+struct Reading {
+    /// What nothing runs yet.
+    ahead: bool,
+    /// Peerings whose remote network is gone.
+    orphans: bool,
+}
+
+fn load_as(
+    text: &str,
+    origin: &str,
+    externals: &dyn Externals,
+    reading: Reading,
+) -> Result<Loaded, Diagnostics> {
     // The lines of an oversized text are not worth an index.
     let mut reporter = Reporter::new(origin, if text.len() > TEXT_BYTES_MAX { "" } else { text });
-    let built = build(text, externals, ahead, &mut reporter);
+    let built = build(text, externals, reading, &mut reporter);
     let mut found = reporter.found;
     found.sort_and_cap();
     match built {
@@ -205,7 +228,12 @@ struct Built {
     has_anchors: bool,
 }
 
-fn build(text: &str, externals: &dyn Externals, ahead: bool, reporter: &mut Reporter<'_>) -> Option<Built> {
+fn build(
+    text: &str,
+    externals: &dyn Externals,
+    reading: Reading,
+    reporter: &mut Reporter<'_>,
+) -> Option<Built> {
     let source::Parsed { root, nodes, has_anchors } = match source::parse(text) {
         Ok(parsed) => parsed,
         Err(refusal) => {
@@ -213,7 +241,7 @@ fn build(text: &str, externals: &dyn Externals, ahead: bool, reporter: &mut Repo
             return None;
         }
     };
-    let (json, mut positions) = structure::check(&root, ahead, reporter);
+    let (json, mut positions) = structure::check(&root, reading.ahead, reporter);
     let mut json = json?;
     public_ip::resolve(&mut json, &mut positions, reporter);
     let mut topology: Topology = match serde_json::from_value(json) {
@@ -234,7 +262,7 @@ fn build(text: &str, externals: &dyn Externals, ahead: bool, reporter: &mut Repo
     name_regions(&mut topology);
     resolve(&mut topology, externals, &positions, reporter);
     service_tags(&mut topology, externals, &positions, reporter);
-    validate::validate(&topology, &positions, reporter);
+    validate::validate(&topology, &positions, reading.orphans, reporter);
     Some(Built { topology, positions, nodes, has_anchors })
 }
 

@@ -145,7 +145,7 @@ fn reload(former: &Topology, source: &SourceMap, text: &str, origin: &str) -> Op
         return None;
     }
     name_regions(&mut topology);
-    validate::validate(&topology, &positions, &mut reporter);
+    validate::validate(&topology, &positions, false, &mut reporter);
     let mut found = reporter.found;
     if found.has_errors() {
         return None;

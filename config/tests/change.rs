@@ -85,3 +85,18 @@ fn a_peered_network_stays_in_its_subscription() {
     let unpeered = [to, (", peerings: {w: {}}", ""), (", peerings: {v: {}}", "")];
     assert_eq!(refused(&unpeered), Vec::<String>::new());
 }
+
+#[test]
+fn a_peering_may_outlive_its_remote_network() {
+    let text = BEFORE
+        .lines()
+        .filter(|line| !line.starts_with("  w: "))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
+    let of_its_own = load(&text, "test.yaml", None).err().expect("there is no such network");
+    assert_eq!(of_its_own.list[0].code.as_deref(), Some("InvalidResourceReference"));
+    let loaded = vnet_config::load_in_place(&text, "test.yaml", &vnet_config::Disk::new(None));
+    let warnings = loaded.unwrap_or_else(|found| panic!("{found}")).warnings;
+    let told = warnings.iter().find(|one| one.rule == "peering-orphaned").expect("the reader is told");
+    assert_eq!(told.path, "virtualNetworks.v.peerings.w");
+}

@@ -26,8 +26,10 @@ struct Azure {
 impl Azure {
     /// Makes the file's requests, or answers what Azure does: a code, or the rule's id where no code is known.
     fn apply(&mut self, text: &str) -> Result<Vec<Effect>, Vec<String>> {
-        let file = topology(text);
-        let source = vnet_config::load(text, "test.yaml", None).unwrap().source;
+        let externals = vnet_config::Disk::new(None);
+        let vnet_config::Loaded { topology: file, source, .. } =
+            vnet_config::load_in_place(text, "test.yaml", &externals)
+                .unwrap_or_else(|found| panic!("{found}"));
         let refused = source.findings(self.state.refusals(&file)).list;
         if !refused.is_empty() {
             let code =
@@ -308,4 +310,33 @@ virtualMachines: {{m: {{subnet: a/s}}}}
         found.iter().all(|one| known.contains(&one.azure_rule.as_deref().unwrap_or_default())),
         "{found:?}"
     );
+}
+
+#[test]
+fn a_network_that_goes_leaves_its_peer_disconnected() {
+    let without = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("  b: ") && !line.starts_with("  b1: "));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let gone = without(&pair_text());
+    assert!(vnet_config::load(&gone, "test.yaml", None).is_err(), "a file of its own names no such network");
+    let mut lab = Azure::default();
+    lab.ok(&pair_text());
+    assert!(lab.pings());
+    let effects = lab.ok(&gone);
+    assert!(effects.contains(&Effect::PeeringDisconnected { local: "a".into(), remote: "b".into() }));
+    assert_eq!(lab.halves(), [half("a/b", Disconnected, FullyInSync)]);
+    assert!(!routes(&lab.snapshot(), "a/s").iter().any(|row| row.contains("VNetPeering")));
+    // Nobody can write a peering towards what is not there.
+    let rewritten = gone.replace("{b: {}}", "{b: {allowForwardedTraffic: true}}");
+    assert_eq!(lab.apply(&rewritten), Err(vec!["InvalidResourceReference".to_owned()]));
+    let other = gone.replace("{b: {}}", "{b: {}, c: {}}");
+    assert_eq!(lab.apply(&other), Err(vec!["InvalidResourceReference".to_owned()]));
+    // A network of that name that comes back finds the half as it was.
+    assert_eq!(lab.apply(&pair_text()), Err(vec!["RemotePeeringIsDisconnected".to_owned()]));
+    lab.ok(&alone_a());
+    assert_eq!(lab.halves(), [half("a/b", Disconnected, FullyInSync)]);
+    lab.ok(&none());
+    lab.ok(&pair_text());
+    assert!(lab.pings());
 }

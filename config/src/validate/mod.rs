@@ -56,11 +56,18 @@ pub(crate) const APPLIANCE_SUBNETS: &[&str] = &[
 pub(crate) struct Check<'a, 'r> {
     pub(crate) topology: &'a Topology,
     positions: &'a Positions,
+    /// Whether a peering's remote network may be gone.
+    pub(crate) orphans: bool,
     reporter: &'a mut Reporter<'r>,
 }
 
-pub(crate) fn validate(topology: &Topology, positions: &Positions, reporter: &mut Reporter<'_>) {
-    let mut check = Check { topology, positions, reporter };
+pub(crate) fn validate(
+    topology: &Topology,
+    positions: &Positions,
+    orphans: bool,
+    reporter: &mut Reporter<'_>,
+) {
+    let mut check = Check { topology, positions, orphans, reporter };
     names::check(&mut check);
     region::check(&mut check);
     network::check(&mut check);

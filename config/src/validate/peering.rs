@@ -38,6 +38,11 @@ fn unknown(check: &mut Check<'_, '_>, path: &str, name: &str, remote_name: &str)
     if check.is_dropped(&format!("virtualNetworks.{remote_name}")) {
         return;
     }
+    if check.orphans {
+        let message = format!("'{remote_name}' is gone: the peering is Disconnected and passes nothing");
+        let finding = Finding::warning("peering-orphaned", message);
+        return check.at_name(path, finding.help("remove it, or add the network and both halves again"));
+    }
     let others = check.topology.virtual_networks.keys().map(String::as_str).filter(|other| *other != name);
     let help = match nearest(remote_name, others) {
         Some(known) => format!("did you mean '{known}'?"),

@@ -63,6 +63,7 @@ impl Input {
         let attachments =
             Attachments { env: file.environment.clone(), files: files.collect::<Result<_, _>>()? };
         let loaded = match former {
+            _ if request.as_azure => vnet_config::load_in_place(&file.text, &file.origin, &attachments),
             Some(Former { topology, source }) => {
                 vnet_config::load_after(topology, source, &file.text, &file.origin, &attachments)
             }

@@ -20,7 +20,7 @@ pub enum PeeringState {
     Initiated,
     /// Both halves exist.
     Connected,
-    /// The other half was deleted.
+    /// The other half was deleted, or the remote network with it.
     Disconnected,
 }
 
@@ -165,6 +165,9 @@ impl Change<'_> {
     }
 
     fn next(&self, local: &str, remote: &str) -> Option<PeeringStatus> {
+        if !self.after.virtual_networks.contains_key(remote) {
+            return self.orphaned(local, remote);
+        }
         let (local_address_space, remote_address_space) = present(self.after, local, remote)?;
         let both = written(self.after, remote, local).is_some();
         let earlier = self.earlier(local, remote);
@@ -181,6 +184,12 @@ impl Change<'_> {
             Some(earlier) => Some(earlier.clone()),
             None => Some(PeeringStatus { state, local_address_space, remote_address_space }),
         }
+    }
+
+    /// What is left of a half whose remote network was deleted.
+    fn orphaned(&self, local: &str, remote: &str) -> Option<PeeringStatus> {
+        let earlier = self.earlier(local, remote)?;
+        Some(PeeringStatus { state: PeeringState::Disconnected, ..earlier.clone() })
     }
 
     /// What is worth telling of a pair, or of a half that is alone.

@@ -46,6 +46,9 @@ impl Change<'_> {
     }
 
     fn half(&mut self, local: &str, remote: &str, half: &Peering) {
+        if !self.after.virtual_networks.contains_key(remote) {
+            return self.orphan(local, remote, half);
+        }
         match written(self.before, local, remote) {
             None => self.created(local, remote),
             Some(before) if retyped(before, half) => {
@@ -63,6 +66,17 @@ impl Change<'_> {
         if half.use_remote_gateways && !used_before {
             self.begins_use(local, remote);
         }
+    }
+
+    /// A half whose remote network is not there stands as it was and is not written.
+    fn orphan(&mut self, local: &str, remote: &str, half: &Peering) {
+        if written(self.before, local, remote) == Some(half) {
+            return;
+        }
+        let message = format!("there is no virtual network '{remote}'");
+        let finding = Finding::error("unknown-reference", message).code("InvalidResourceReference");
+        let help = format!("add '{remote}', or leave the peering as it was, or remove it");
+        self.refuse(path(local, remote), AzureRule::PeeringState, finding, help);
     }
 
     fn created(&mut self, local: &str, remote: &str) {

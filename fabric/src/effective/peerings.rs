@@ -150,11 +150,19 @@ fn one(
     (local, remote): (&str, &str),
     half: &Peering,
 ) -> Option<EffectivePeering> {
-    let (here, there) = (topology.virtual_networks.get(local)?, topology.virtual_networks.get(remote)?);
-    let (local_now, remote_now) = present(topology, local, remote)?;
+    let here = topology.virtual_networks.get(local)?;
+    let there = topology.virtual_networks.get(remote);
     let status = state.peerings.get(&key(local, remote)).cloned().unwrap_or_default();
-    let (near, far) = (end(topology, local, here), end(topology, remote, there));
-    let encryption = there.encryption.as_ref().filter(|encryption| encryption.enabled);
+    // Of a network that is gone the half has what it held last.
+    let (local_now, remote_now) = present(topology, local, remote)
+        .unwrap_or_else(|| (status.local_address_space.clone(), status.remote_address_space.clone()));
+    let near = end(topology, local, here);
+    let far = match there {
+        Some(there) => end(topology, remote, there),
+        None => PeeringEnd { id: remote.to_owned(), ..near.clone() },
+    };
+    let encryption =
+        there.and_then(|there| there.encryption.as_ref()).filter(|encryption| encryption.enabled);
     Some(EffectivePeering {
         name: format!("{local}/{remote}"),
         peering_state: status.state,

@@ -187,7 +187,19 @@ fn goes_through_azures_states(scene: &Scene) -> Result<()> {
         ensure!(output.stdout.contains("deleted and created anew"), "{}", output.stdout);
     }
     expect_halves(&lab, &IN_SYNC)?;
-    lab.expect_ping("a", "10.2.0.4")
+    lab.expect_ping("a", "10.2.0.4")?;
+
+    // The other network goes with its machine: this half is left alone, and outlives the daemon so.
+    let right = "  right:\n    addressSpace: [10.2.0.0/16]\n    subnets: {app: 10.2.0.0/24}\n    peerings: {left: {}}\n";
+    let gone = edited(&peered(), right, "");
+    let gone = edited(&gone, "  b: {subnet: right/app, privateIPAddress: 10.2.0.4}\n", "");
+    let output = lab.apply_as_azure(&gone)?.ok()?;
+    ensure!(output.stdout.contains("Connected -> Disconnected"), "{}", output.stdout);
+    expect_halves(&lab, &["left/right Disconnected FullyInSync"])?;
+    lab.expect_drop("RouteNone", || lab.expect_no_ping("a", "10.2.0.4"))?;
+    lab.daemon().kill();
+    lab.daemon().run()?;
+    expect_halves(&lab, &["left/right Disconnected FullyInSync"])
 }
 
 fn changed_ranges_wait(scene: &Scene) -> Result<()> {
