@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod conformance;
+pub mod flow_log;
 pub mod impact;
 pub mod lint;
 pub mod search;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    apply, capture, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec, flows,
-    gateway, ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering, ping, plan,
-    schema, search, show, test, traffic, validate,
+    apply, capture, compare, completions, doctor, down, drops, effective_nsg, effective_routes, exec,
+    flow_log, flows, gateway, ip_flow_verify, labs, logs, matrix, next_hop, nsg_diagnostics, path, peering,
+    ping, plan, schema, search, show, test, traffic, validate,
 };
 use crate::context::Context;
 use crate::output::Format;
@@ -125,6 +125,9 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  vnetctl compare effective-routes web az.json\n  \
         vnetctl compare effective-nsg web az.json --file examples/hub-spoke.yaml")]
     Compare(compare::Compare),
+    /// Sum up Azure's virtual network flow logs, by rule and flow.
+    #[command(after_help = "Example:\n  vnetctl flow-log PT1H.json")]
+    FlowLog(flow_log::FlowLog),
     /// Prove the file's expect list with real packets.
     #[command(
         after_help = "Examples:\n  vnetctl test\n  vnetctl test examples/hub-spoke.yaml --junit report.xml"
@@ -186,6 +189,7 @@ impl Command {
             Command::Matrix(verb) => verb.run(context).await,
             Command::Search(verb) => verb.run(context).await,
             Command::Compare(verb) => verb.run(context).await,
+            Command::FlowLog(verb) => verb.run(context),
             Command::Test(verb) => verb.run(context).await,
             Command::Ping(verb) => verb.run(context).await,
             Command::Traffic(verb) => verb.run(context).await,

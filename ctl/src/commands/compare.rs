@@ -101,7 +101,7 @@ impl Answer {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let cannot = || format!("{} cannot be read", path.display());
     let source: Box<dyn Read> = if path == Path::new("-") {

@@ -10,6 +10,7 @@ pub(crate) mod drops;
 pub(crate) mod effective_nsg;
 pub(crate) mod effective_routes;
 pub(crate) mod exec;
+pub(crate) mod flow_log;
 pub(crate) mod flows;
 pub(crate) mod gateway;
 pub(crate) mod gateway_fail;
