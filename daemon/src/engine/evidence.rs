@@ -78,7 +78,8 @@ impl Evidence {
                 .map(|last| last.leaves_as.source),
             delivered_to: if ends.source == ends.destination {
                 // Its own address: the packet stays in the machine.
-                Some(request.from.clone()).filter(|from| *from != request.to)
+                let by_name = request.to.parse::<IpAddr>().is_err();
+                Some(request.from.clone()).filter(|from| by_name && *from != request.to)
             } else {
                 last.and_then(|last| elsewhere(&snapshot, request, last))
             },
