@@ -93,7 +93,7 @@ fn a_peering_may_outlive_its_remote_network() {
         .filter(|line| !line.starts_with("  w: "))
         .map(|line| format!("{line}\n"))
         .collect::<String>();
-    let of_its_own = load(&text, "test.yaml", None).err().expect("there is no such network");
+    let Err(of_its_own) = load(&text, "test.yaml", None) else { panic!("there is no such network") };
     assert_eq!(of_its_own.list[0].code.as_deref(), Some("InvalidResourceReference"));
     let loaded = vnet_config::load_in_place(&text, "test.yaml", &vnet_config::Disk::new(None));
     let warnings = loaded.unwrap_or_else(|found| panic!("{found}")).warnings;
